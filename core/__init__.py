@@ -1,0 +1,1 @@
+"""RepMode and what both tasks need: network, training, streaming inference."""

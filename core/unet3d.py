@@ -1,0 +1,295 @@
+"""The RepMode U-Net, built from stages that do not know what kind of convolution they hold.
+
+An encoder halves the volume `num_stages` times, a decoder doubles it back and joins the encoder's
+features (skips) on the way. The convolutions are made by an injected factory, and whatever a
+forward pass is given beside the features (`*condition`: the task groups of the batch, or nothing
+for a plain network) is handed to each of them. So one topology serves mixtures of experts and
+plain convolutions, volumes and maps.
+
+Reference: Zhou et al., RepMode, CVPR 2023, section 3.2 and appendix A.
+
+Shape legend: N samples, C channels, Z Y X voxels, S spatial axes (ZYX or YX).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.activations import make_activation
+from core.gatrep import REPMODE_EXPERTS, Expert, TaskGroups
+from core.mode import MoDE
+
+ConvFactory = Callable[[int, int], nn.Module]
+ActivationFactory = Callable[[int], nn.Module]
+
+
+class ConvNormAct(nn.Module):
+    """A convolution, batch normalisation and an activation, after an optional dropout."""
+
+    def __init__(
+        self, conv: nn.Module, norm: nn.Module, activation: nn.Module, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.conv = conv
+        self.norm = norm
+        self.activation = activation
+
+    def forward(self, x: Tensor, *condition: Any) -> Tensor:
+        """Return features (N, C_out, *S') of features (N, C_in, *S)."""
+        features: Tensor = self.activation(self.norm(self.conv(self.dropout(x), *condition)))
+        return features
+
+
+class Blocks(nn.ModuleList):
+    """Blocks run one after the other, each given the same condition."""
+
+    def forward(self, x: Tensor, *condition: Any) -> Tensor:
+        """Return the features after the last block."""
+        for block in self:
+            x = block(x, *condition)
+        return x
+
+
+class Parts:
+    """Makes the parts of a U-Net for volumes (`num_axes` 3) or maps (2).
+
+    Args:
+        make_conv: Factory of the blocks' convolutions: (in_channels, out_channels) -> module.
+        num_axes: Number of spatial axes.
+        activation: Activation of the blocks, by name.
+        resample_activation: Activation after the strided and transposed convolutions, by name.
+        dropout: Probability of dropping an input element of a block, 0..1.
+    """
+
+    def __init__(
+        self,
+        make_conv: ConvFactory,
+        num_axes: int = 3,
+        activation: str = "relu",
+        resample_activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        self.make_conv = make_conv
+        self.num_axes = num_axes
+        self.activation = activation
+        self.resample_activation = resample_activation
+        self.dropout = dropout
+
+    def blocks(self, in_channels: int, out_channels: int) -> Blocks:
+        """Return two convolution blocks: in -> out -> out channels."""
+        return Blocks(
+            ConvNormAct(
+                self.make_conv(channels, out_channels),
+                self._norm(out_channels),
+                make_activation(self.activation, out_channels, self.num_axes),
+                self.dropout,
+            )
+            for channels in (in_channels, out_channels)
+        )
+
+    def down(self, channels: int) -> ConvNormAct:
+        """Return the strided convolution that halves every axis and keeps the width."""
+        conv_type = nn.Conv3d if self.num_axes == 3 else nn.Conv2d
+        return self._resample(conv_type(channels, channels, 2, stride=2, bias=False), channels)
+
+    def up(self, channels: int) -> ConvNormAct:
+        """Return the transposed convolution that doubles every axis and halves the width."""
+        conv_type = nn.ConvTranspose3d if self.num_axes == 3 else nn.ConvTranspose2d
+        halved = channels // 2
+        return self._resample(conv_type(channels, halved, 2, stride=2, bias=False), halved)
+
+    def _resample(self, conv: nn.Module, channels: int) -> ConvNormAct:
+        activation = make_activation(self.resample_activation, channels, self.num_axes)
+        return ConvNormAct(conv, self._norm(channels), activation)
+
+    def _norm(self, channels: int) -> nn.Module:
+        return nn.BatchNorm3d(channels) if self.num_axes == 3 else nn.BatchNorm2d(channels)
+
+
+class EncoderStage(nn.Module):
+    """Two blocks, whose output is the skip, then a halving of the volume."""
+
+    def __init__(self, parts: Parts, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.blocks = parts.blocks(in_channels, out_channels)
+        self.down = parts.down(out_channels)
+
+    def forward(self, x: Tensor, *condition: Any) -> tuple[Tensor, Tensor]:
+        """Return the skip (N, C_out, *S) and the halved features (N, C_out, *S/2)."""
+        skip = self.blocks(x, *condition)
+        return skip, self.down(skip)
+
+
+class DecoderStage(nn.Module):
+    """A doubling of the volume, the skip joined in front of it, two blocks."""
+
+    def __init__(self, parts: Parts, in_channels: int) -> None:
+        super().__init__()
+        self.up = parts.up(in_channels)
+        self.blocks = parts.blocks(in_channels, in_channels // 2)
+
+    def forward(self, x: Tensor, skip: Tensor, *condition: Any) -> Tensor:
+        """Return features (N, C/2, *S) of features (N, C, *S/2) and their skip (N, C/2, *S)."""
+        return self.blocks(torch.cat([skip, self.up(x)], dim=1), *condition)
+
+
+class Encoder(nn.Module):
+    """The contracting half: `num_stages` stages of doubling width and a bottleneck."""
+
+    def __init__(self, parts: Parts, in_channels: int, base_channels: int, num_stages: int) -> None:
+        super().__init__()
+        widths = [base_channels * 2**stage for stage in range(num_stages)]
+        self.stages = nn.ModuleList(
+            EncoderStage(parts, before, width)
+            for before, width in zip([in_channels, *widths], widths, strict=False)
+        )
+        self.bottleneck = parts.blocks(widths[-1], 2 * widths[-1])
+
+    def forward(self, x: Tensor, *condition: Any) -> list[Tensor]:
+        """Return the skips, finest first, and the bottleneck's features last."""
+        skips = []
+        for stage in self.stages:
+            skip, x = stage(x, *condition)
+            skips.append(skip)
+        return [*skips, self.bottleneck(x, *condition)]
+
+
+class Decoder(nn.Module):
+    """The expanding half, from the bottleneck's features back to the finest skip."""
+
+    def __init__(self, parts: Parts, base_channels: int, num_stages: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            DecoderStage(parts, base_channels * 2**stage) for stage in range(num_stages, 0, -1)
+        )
+
+    def forward(self, features: Sequence[Tensor], *condition: Any) -> Tensor:
+        """Return features (N, base, *S) of an encoder's features, finest first."""
+        *skips, x = features
+        for stage, skip in zip(self.stages, reversed(skips), strict=True):
+            x = stage(x, skip, *condition)
+        return x
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the far edge of each spatial axis until its length is a multiple.
+
+    Example: multiple 16, axes (40, 156, 160) become (48, 160, 160).
+    """
+    widths = [-length % multiple for length in reversed(x.shape[2:])]
+    if not any(widths):
+        return x
+    return F.pad(x, [side for width in widths for side in (0, width)], mode="replicate")
+
+
+class UNet3D(nn.Module):
+    """3D U-Net over volumes of any size; lengths are padded to `2**num_stages` and cropped back."""
+
+    def __init__(
+        self, parts: Parts, in_channels: int, out_channels: int, base_channels: int, num_stages: int
+    ) -> None:
+        super().__init__()
+        self.multiple = 2**num_stages
+        self.encoder = Encoder(parts, in_channels, base_channels, num_stages)
+        self.decoder = Decoder(parts, base_channels, num_stages)
+        self.head = parts.make_conv(base_channels, out_channels)
+
+    def forward(self, x: Tensor, *condition: Any) -> Tensor:
+        """Return the map (N, C_out, Z, Y, X) of volumes (N, C_in, Z, Y, X)."""
+        features = self.encoder(pad_to_multiple(x, self.multiple), *condition)
+        out: Tensor = self.head(self.decoder(features, *condition), *condition)
+        depth, height, width = x.shape[2:]
+        return out[:, :, :depth, :height, :width]
+
+
+class TaskConditioned(nn.Module):
+    """A network of task-gated convolutions, called with a batch and the task of each sample.
+
+    Args:
+        network: Module called as ``network(x, groups)``; `core.deploy.specialize` makes of it the
+            plain ``network(x)`` of one task.
+        num_tasks: T.
+    """
+
+    def __init__(self, network: nn.Module, num_tasks: int) -> None:
+        super().__init__()
+        self.network = network
+        self.num_tasks = num_tasks
+
+    def forward(self, x_NCZYX: Tensor, task_N: Tensor) -> Tensor:
+        """Return the prediction of each volume for its own task.
+
+        Args:
+            x_NCZYX: Volumes (N, C, Z, Y, X), floating point.
+            task_N: Tasks (N,), integers in 0..num_tasks-1, any mixture.
+
+        Raises:
+            ValueError: If a task is out of range or the shapes do not fit.
+        """
+        if x_NCZYX.ndim != 5:
+            raise ValueError(f"input has shape {tuple(x_NCZYX.shape)}; expected (N, C, Z, Y, X)")
+        if task_N.shape != x_NCZYX.shape[:1]:
+            raise ValueError(
+                f"tasks have shape {tuple(task_N.shape)} for {len(x_NCZYX)} samples; "
+                "give one integer per sample"
+            )
+        groups = TaskGroups.of(task_N)
+        check_tasks(groups.tasks, self.num_tasks)
+        out: Tensor = self.network(x_NCZYX, groups)
+        return out
+
+
+def check_tasks(tasks: Tensor, num_tasks: int) -> None:
+    """Refuse tasks that the network does not know.
+
+    Raises:
+        ValueError: Naming the tasks out of range.
+    """
+    unknown = [int(task) for task in tasks if not 0 <= task < num_tasks]
+    if unknown:
+        raise ValueError(
+            f"task {', '.join(map(str, unknown))} is out of range; "
+            f"this network knows tasks 0..{num_tasks - 1}"
+        )
+
+
+class RepModeUNet(TaskConditioned):
+    """RepMode: a 3D U-Net whose every stride-1 convolution is a mixture of experts.
+
+    With the default width and 12 tasks it is the paper's network of 123,877,633 parameters.
+
+    Args:
+        num_tasks: T.
+        base_channels: Width of the first stage; it doubles with each stage.
+        in_channels: Channels of the input volume.
+        out_channels: Channels of the prediction.
+        num_stages: Number of halvings.
+        experts: The experts of every mixture, in gate order.
+        activation: Activation of the blocks (`core.activations.ACTIVATIONS`).
+        resample_activation: Activation after strided and transposed convolutions.
+        dropout: Dropout on the input of every block, 0..1.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        base_channels: int = 32,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        num_stages: int = 4,
+        experts: Sequence[Expert] = REPMODE_EXPERTS,
+        activation: str = "relu",
+        resample_activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        make_conv = partial(MoDE, num_tasks=num_tasks, experts=experts)
+        parts = Parts(make_conv, 3, activation, resample_activation, dropout)
+        network = UNet3D(parts, in_channels, out_channels, base_channels, num_stages)
+        super().__init__(network, num_tasks)

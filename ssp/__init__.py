@@ -1,0 +1,1 @@
+"""Subcellular structure prediction: fluorescence from transmitted-light microscopy."""

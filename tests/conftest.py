@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """Folder of real samples: REPMODE_SAMPLE_DATA, or ../shared/data beside the checkout."""
+    default = REPOSITORY.parent / "shared" / "data"
+    path = Path(os.environ.get("REPMODE_SAMPLE_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"real sample data not found at {path}; set REPMODE_SAMPLE_DATA to run this")
+    return path

@@ -1,0 +1,177 @@
+"""GatRep: merged kernels, gated outputs and five separate branches are one function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.gatrep import (
+    REPMODE_EXPERTS,
+    Expert,
+    TaskGroups,
+    convolve,
+    convolve_gated,
+    convolve_merged,
+    merge,
+)
+from core.mode import MoDE
+
+PATHS = {"merged": convolve_merged, "gated": convolve_gated, "chosen": convolve}
+
+
+def branches_in_words(block: MoDE, x: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+    """The paper's block, one sample and one expert at a time, in plain operations."""
+    out = []
+    for sample, task in zip(x, tasks, strict=True):
+        logits = block.gate.linear.weight[:, task] + block.gate.linear.bias
+        gates = torch.softmax(logits.view(5, -1), dim=0)
+        total = 0
+        for gate, kernel, expert in zip(gates, block.kernels, block.experts, strict=True):
+            features = sample[None]
+            if expert.kind == "average":
+                channels = features.shape[1]
+                box = torch.full(
+                    (channels, 1, *[expert.size] * (x.ndim - 2)),
+                    1 / expert.size ** (x.ndim - 2),
+                    dtype=x.dtype,
+                )
+                conv = F.conv3d if x.ndim == 5 else F.conv2d
+                features = conv(features, box, padding=expert.size // 2, groups=channels)
+            conv = F.conv3d if x.ndim == 5 else F.conv2d
+            y = conv(features, kernel, padding=kernel.shape[-1] // 2)[0]
+            total = total + gate.view(-1, *[1] * (y.ndim - 1)) * y
+        out.append(total)
+    return torch.stack(out)
+
+
+def gradients(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    torch.manual_seed(7)
+    return list(torch.autograd.grad((output * torch.randn_like(output)).sum(), inputs))
+
+
+def assert_equal_in_value_and_gradient(
+    path: str, dtype: torch.dtype, tasks: list[int], shape: tuple[int, ...], tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    block = MoDE(3, 4, num_tasks=5, num_axes=len(shape)).to(dtype)
+    x = torch.randn(len(tasks), 3, *shape, dtype=dtype, requires_grad=True)
+    task_N = torch.tensor(tasks)
+    groups = TaskGroups.of(task_N)
+    expected = branches_in_words(block, x, task_N)
+    actual = PATHS[path](x, tuple(block.kernels), block.experts, block.gate(groups.tasks), groups)
+    inputs = [x, *block.parameters()]
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    for got, want in zip(gradients(actual, inputs), gradients(expected, inputs), strict=True):
+        scale = max(1.0, float(want.abs().max()))
+        torch.testing.assert_close(got / scale, want / scale, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("tasks", [[2, 2, 2], [0, 1, 2], [4, 1, 4, 0]])
+def test_paths_equal_the_five_branches(path, dtype, tolerance, tasks):
+    assert_equal_in_value_and_gradient(path, dtype, tasks, (3, 6, 5), tolerance)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_equal_the_five_branches_on_maps(path):
+    assert_equal_in_value_and_gradient(path, torch.float64, [1, 0, 1], (6, 5), 1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    path=st.sampled_from(sorted(PATHS)),
+    tasks=st.lists(st.integers(0, 4), min_size=1, max_size=5),
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+)
+def test_paths_equal_for_any_batch_and_size_down_to_one_voxel(path, tasks, shape):
+    assert_equal_in_value_and_gradient(path, torch.float64, tasks, shape, 1e-10)
+
+
+def test_choice_merges_large_maps_and_gates_small_ones(monkeypatch):
+    taken = []
+    for name, path in (("convolve_merged", convolve_merged), ("convolve_gated", convolve_gated)):
+        monkeypatch.setattr(
+            f"core.gatrep.{name}",
+            lambda *args, name=name, path=path: taken.append(name) or path(*args),
+        )
+    block = MoDE(1, 1, num_tasks=4)
+    for shape in ((4, 1, 16, 32, 32), (4, 1, 1, 2, 2)):
+        block(torch.randn(shape), TaskGroups.of(torch.arange(4)))
+    assert taken == ["convolve_merged", "convolve_gated"]
+
+
+def test_merged_kernel_follows_the_equation_element_by_element():
+    torch.manual_seed(0)
+    block = MoDE(2, 3, num_tasks=1).double()
+    w5, w3, w1, a3, a5 = block.kernels
+    gates = torch.rand(5, 3, dtype=torch.float64)
+    merged = merge(tuple(block.kernels), block.experts, gates)
+    for o, i in ((0, 0), (2, 1)):
+        g5, g3, g1, h3, h5 = gates[:, o]
+        corner = g5 * w5[o, i, 0, 4, 0] + h5 * a5[o, i, 0, 0, 0] / 125
+        inner = g5 * w5[o, i, 1, 2, 3] + h5 * a5[o, i, 0, 0, 0] / 125
+        inner = inner + g3 * w3[o, i, 0, 1, 2] + h3 * a3[o, i, 0, 0, 0] / 27
+        centre = g5 * w5[o, i, 2, 2, 2] + h5 * a5[o, i, 0, 0, 0] / 125
+        centre = centre + g3 * w3[o, i, 1, 1, 1] + h3 * a3[o, i, 0, 0, 0] / 27
+        centre = centre + g1 * w1[o, i, 0, 0, 0]
+        torch.testing.assert_close(merged[o, i, 0, 4, 0], corner)
+        torch.testing.assert_close(merged[o, i, 1, 2, 3], inner)
+        torch.testing.assert_close(merged[o, i, 2, 2, 2], centre)
+
+
+def test_merging_leaves_the_experts_unchanged():
+    block = MoDE(2, 2, num_tasks=2)
+    before = [kernel.detach().clone() for kernel in block.kernels]
+    block(torch.randn(2, 2, 8, 32, 32), TaskGroups.of(torch.tensor([0, 1])))
+    assert all(torch.equal(a, b) for a, b in zip(before, block.kernels, strict=True))
+
+
+@pytest.mark.parametrize(
+    "experts",
+    [
+        (Expert("average", 5), Expert("conv", 3)),
+        (Expert("average", 3), Expert("average", 5), Expert("conv", 1)),
+        (Expert("conv", 3),),
+    ],
+)
+def test_other_sets_of_experts_merge_exactly(experts):
+    torch.manual_seed(0)
+    block = MoDE(2, 3, num_tasks=3, experts=experts).double()
+    x = torch.randn(3, 2, 4, 4, 4, dtype=torch.float64)
+    groups = TaskGroups.of(torch.tensor([2, 0, 2]))
+    arguments = (x, tuple(block.kernels), block.experts, block.gate(groups.tasks), groups)
+    torch.testing.assert_close(
+        convolve_merged(*arguments), convolve_gated(*arguments), rtol=1e-10, atol=1e-10
+    )
+
+
+def test_autocast_merges_in_float32(monkeypatch):
+    merged = []
+    monkeypatch.setattr(
+        "core.gatrep.merge", lambda *args: merged.append(merge(*args)) or merged[-1]
+    )
+    block = MoDE(2, 2, num_tasks=1)
+    groups = TaskGroups.of(torch.tensor([0]))
+    x = torch.randn(1, 2, 8, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = block(x, groups)
+    exact = merge(tuple(block.kernels), block.experts, block.gate(groups.tasks)[0])
+    assert output.dtype == torch.bfloat16
+    assert merged[0].dtype == torch.float32
+    assert torch.equal(merged[0], exact)
+
+
+@pytest.mark.parametrize("size", [0, 2, -3])
+def test_expert_of_even_or_no_size_is_refused(size):
+    with pytest.raises(ValueError, match="not odd and positive"):
+        Expert("conv", size)
+
+
+def test_repmode_experts_are_in_gate_order():
+    assert [(e.kind, e.size) for e in REPMODE_EXPERTS] == [
+        ("conv", 5), ("conv", 3), ("conv", 1), ("average", 3), ("average", 5),
+    ]  # fmt: skip

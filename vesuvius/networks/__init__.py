@@ -1,0 +1,1 @@
+"""Ink networks, composed from the parts in ``core``."""
