@@ -1,0 +1,103 @@
+"""Outputs that appear whole or not at all.
+
+Every output is written under a temporary name beside its target and renamed at the end, so an
+interrupted command never leaves a file that looks finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` once the block ends without an exception.
+
+    Args:
+        path: The file to write; missing parents are created and an existing file is replaced.
+
+    Yields:
+        A path in the same folder with the same last suffix. The block must write it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        with _named_when_full(path):
+            yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """Yield a new temporary folder that becomes `path` once the block ends without an exception.
+
+    Args:
+        path: The folder to create; missing parents are created.
+
+    Yields:
+        An empty folder beside `path`. What an interrupted earlier run left there is removed.
+
+    Raises:
+        FileExistsError: If `path` exists.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} already exists; remove it or choose another folder")
+    partial = _partial(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with _named_when_full(path):
+            yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write `obj` as indented JSON, whole or not at all.
+
+    Raises:
+        ValueError: If `obj` holds NaN or infinity, which JSON cannot carry.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: If `path` does not exist.
+        ValueError: If the file is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
+
+
+def _partial(path: Path) -> Path:
+    """Return the temporary name of `path`, hidden and with the same last suffix."""
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+@contextmanager
+def _named_when_full(path: Path) -> Iterator[None]:
+    """Let the error of a full disk, which names no file, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)
+        raise

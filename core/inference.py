@@ -1,0 +1,277 @@
+"""Streams a tiled prediction from a reader to a writer in bounded memory, resumable row by row.
+
+One tile row is held at a time: its slab of source rows, and an accumulator whose upper part is
+finished and written while the lower part is carried into the next tile row. Memory is that of a
+few tile rows of the field, however long the field is. Batches never mix tile rows, so a run that
+was killed and continued sees the same batches and ends with the same bits.
+
+Shapes: N tiles of a batch, C channels of the prediction, `...` leading axes of the source that are
+not tiled (the Z window of an ink model), then the tiled axes of the plan, the streaming axis first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.files import atomic_path
+from core.tiling import Span, TilePlan
+
+Read = Callable[[int, int], np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]
+Write = Callable[[int, int, np.ndarray], object]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Where a streamed prediction stands, committed to one small file after each tile row.
+
+    The file outlives the stream, so that a run killed between the last row and the renaming of its
+    output has nothing to repeat; the owner of the output calls `remove` when that is done.
+
+    Attributes:
+        path: The journal file; next to the output it belongs to.
+        fingerprint: Everything the numbers depend on: model, input, mask, plan, batch size.
+    """
+
+    path: Path
+    fingerprint: str
+
+    def commit(self, next_row: int, carry: np.ndarray) -> None:
+        """Record that all tile rows before `next_row` are written.
+
+        Args:
+            next_row: Index of the tile row to go on with.
+            carry: Sums that the next tile row adds to, float32 (C, rows, other tiled axes).
+        """
+        record = io.BytesIO()
+        np.savez(record, fingerprint=self.fingerprint, next_row=next_row, carry=carry)
+        content = record.getvalue()
+        with atomic_path(self.path) as partial:
+            partial.write_bytes(hashlib.sha256(content).digest() + content)
+
+    def load(self) -> tuple[int, np.ndarray] | None:
+        """Return what was committed last, as (next_row, carry), or None before the first commit.
+
+        Raises:
+            ValueError: The file is damaged, or belongs to another prediction.
+        """
+        if not self.path.exists():
+            return None
+        stored = self.path.read_bytes()
+        digest, content = stored[:32], stored[32:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError(f"journal {self.path} is damaged; delete it to start again")
+        with np.load(io.BytesIO(content)) as record:
+            if str(record["fingerprint"]) != self.fingerprint:
+                raise ValueError(
+                    f"journal {self.path} belongs to a prediction with another model, input or "
+                    "setting; delete it to start again, or repeat that prediction's settings"
+                )
+            return int(record["next_row"]), record["carry"]
+
+    def remove(self) -> None:
+        """Delete the file: the output is complete."""
+        self.path.unlink(missing_ok=True)
+
+
+def stream(
+    plan: TilePlan,
+    read: Read,
+    predict: Predict,
+    write: Write,
+    *,
+    batch_size: int,
+    num_channels: int = 1,
+    mask: np.ndarray | None = None,
+    journal: Journal | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> None:
+    """Predict a field tile row by tile row.
+
+    Args:
+        plan: Field, tiles and their weights.
+        read: `read(start, stop)` returns these rows of the source, any dtype (..., rows, other
+            tiled axes), in an array it does not reuse. No row is asked for twice in a run, nor one
+            that only skipped tiles cover. Tiles that overhang are filled by repeating the edge.
+        predict: Maps a batch (N, ..., *tile) to float32 (N, C, *tile).
+        write: `write(start, stop, values)` takes float32 (C, rows, other tiled axes). The ranges
+            come in order and cover the field once; after a resume only the range that was not yet
+            committed can come again, with equal values.
+        batch_size: Most tiles per call of `predict`.
+        num_channels: C.
+        mask: Bool of the plan's shape. Tiles without a true position are skipped, positions
+            outside it are written as 0, those inside come out as without a mask.
+        journal: Where to record finished tile rows, and from where to continue.
+        advance: Told the number of tiles done since its last call; all together
+            `plan.wanted(mask).sum()`, those of an earlier run in the first call.
+
+    Raises:
+        ValueError: A batch size below 1, a mask, journal or prediction that does not fit.
+        RuntimeError: A prediction is not finite anywhere in its tile, halo included: weights of 0
+            would not stop a NaN. The tile row it belongs to is not written.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
+    advance = advance or (lambda _: None)
+    wanted = plan.wanted(mask)
+    carry_shape = (num_channels, 0, *plan.shape[1:])
+    committed = journal.load() if journal else None
+    first_row, carry = committed or (0, np.empty(carry_shape, np.float32))
+    advance(int(wanted[:first_row].sum()))
+    slab = _Slab(plan, read)
+    for row in range(first_row, plan.grid[0]):
+        sums = _extend(carry, min(plan.tile[0], plan.shape[0]))
+        tiles = plan.row_tiles(row, wanted)
+        for first in range(0, len(tiles), batch_size):
+            batch = tiles[first : first + batch_size]
+            _add(sums, batch, _predict(plan, slab.at(row), batch, predict, num_channels))
+            advance(len(batch))
+        start, stop = plan.finished(row)
+        values, carry = sums[:, : stop - start], sums[:, stop - start :]
+        write(start, stop, values if mask is None else np.where(mask[start:stop], values, 0))
+        if journal:
+            journal.commit(row + 1, carry)
+
+
+class _Slab:
+    """The source rows under one tile row, keeping those that the next one shares."""
+
+    def __init__(self, plan: TilePlan, read: Read) -> None:
+        self._plan = plan
+        self._read = read
+        self._rows = np.empty(0)
+        self._stop = 0
+
+    def at(self, row: int) -> np.ndarray:
+        """Return the rows under tile row `row`, (..., tile rows, other tiled axes), padded."""
+        plan = self._plan
+        axis = -len(plan.shape)
+        start = plan.spans[0][row].start
+        stop = min(start + plan.tile[0], plan.shape[0])
+        if stop > self._stop:
+            # rows 0-7 held, now 4-11: keep the last 8 - 4 = 4 and read 8-11
+            rows = self._pad(self._read(max(start, self._stop), stop))
+            kept = self._stop - start
+            if kept > 0:
+                held = np.moveaxis(np.moveaxis(self._rows, axis, 0)[-kept:], 0, axis)
+                rows = np.concatenate([held, rows], axis)
+            self._rows, self._stop = rows, stop
+        return self._rows
+
+    def _pad(self, rows: np.ndarray) -> np.ndarray:
+        """Repeat the edge where a tile overhangs; along the streaming axis it is then alone."""
+        if not any(self._plan.overhang):
+            return rows
+        leading = rows.ndim - len(self._plan.shape)
+        after = [0] * leading + list(self._plan.overhang)
+        return np.pad(rows, [(0, width) for width in after], mode="edge")
+
+
+def _extend(carry: np.ndarray, num_rows: int) -> np.ndarray:
+    """Return a new accumulator of `num_rows` rows that begins with the carry.
+
+    The rest is -0.0, to which any x adds as x with its bits unchanged; 0.0 would turn -0.0 to 0.0.
+    """
+    sums = np.full((carry.shape[0], num_rows, *carry.shape[2:]), -0.0, np.float32)
+    sums[:, : carry.shape[1]] = carry
+    return sums
+
+
+def _predict(
+    plan: TilePlan,
+    slab: np.ndarray,
+    tiles: list[tuple[Span, ...]],
+    predict: Predict,
+    num_channels: int,
+) -> np.ndarray:
+    """Cut the tiles from the slab and return their checked prediction, float32 (N, C, *tile)."""
+    inputs = []
+    for tile in tiles:
+        corner = zip(tile[1:], plan.tile[1:], strict=True)
+        columns = (slice(span.start, span.start + size) for span, size in corner)
+        box: tuple[Any, ...] = (..., slice(None), *columns)
+        inputs.append(slab[box])
+    predicted = predict(np.stack(inputs))
+    expected = (len(tiles), num_channels, *plan.tile)
+    if predicted.shape != expected:
+        raise ValueError(
+            f"prediction has shape {predicted.shape}, expected {expected} as (tiles, channels, "
+            "*tile); use a model with these outputs"
+        )
+    for tile, values in zip(tiles, predicted, strict=True):
+        if not np.isfinite(values).all():
+            raise RuntimeError(
+                f"prediction holds NaN or infinity in the tile of size {plan.tile} at "
+                f"{tuple(span.start for span in tile)}; check the checkpoint and the input there, "
+                "or predict in float32"
+            )
+    return predicted
+
+
+def _add(sums: np.ndarray, tiles: list[tuple[Span, ...]], predicted: np.ndarray) -> None:
+    """Add the weighted tiles to the accumulator, only where they have weight."""
+    for tile, values in zip(tiles, predicted, strict=True):
+        # the accumulator begins where the tile row does, so there inside counts, not field
+        place = (slice(None), tile[0].inside, *(span.field for span in tile[1:]))
+        crop = (slice(None), *(span.inside for span in tile))
+        sums[place] += values[crop] * reduce(np.multiply.outer, [span.weights for span in tile])
+
+
+def torch_predictor(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Predict:
+    """Return a `predict` for `stream` that runs a torch model.
+
+    Args:
+        model: Called with float32 (N, ..., *tile) on the device, the values as they were read;
+            returns (N, C, *tile). It is used as it stands: on this device, in eval mode or with
+            dropout. Normalisation and activation are part of it; under reduced precision take
+            the sigmoid of `logits.float()`.
+        device: Where to compute.
+        dtype: Precision of autocast; float32 switches it off.
+    """
+    device = torch.device(device)
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(batch)
+        if device.type == "cuda":
+            x = x.pin_memory()
+        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        try:
+            with torch.inference_mode(), autocast:
+                return model(x.to(device, non_blocking=True).float()).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            # a smaller batch on our own account would change the bits of a resumed run
+            raise RuntimeError(
+                f"{len(batch)} tiles of shape {batch.shape[1:]} exceed the memory of {device}; "
+                "use a smaller --batch-size or tile"
+            ) from error
+
+    return predict
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: If a GPU is asked for that this machine or this PyTorch does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {name!r} is not available: PyTorch {torch.__version__} sees no GPU; "
+            "use --device cpu, or install a CUDA build of PyTorch"
+        )
+    return torch.device(name)

@@ -1,0 +1,90 @@
+"""Losses with a mask of valid pixels.
+
+Axes: N batch, Y rows, X columns. Ignored pixels (valid = 0) are replaced before any arithmetic, so
+that whatever they hold, NaN and infinity included, changes neither value nor gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DiceBCELoss(nn.Module):
+    """Weighted sum of Dice loss and binary cross-entropy with smoothed labels.
+
+    Both come from segmentation_models_pytorch; its cross-entropy divides by all pixels, ignored or
+    not, so the mean over the valid ones is taken here. Dice is computed over the batch as a whole
+    and is 0, without gradient, for a batch that holds no positive pixel.
+
+    Args:
+        smoothing: Labels 0 and 1 become `smoothing` and `1 - smoothing` in the cross-entropy.
+        dice_weight: Share of Dice in 0..1; the cross-entropy has the rest.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, smoothing: float = 0.25, dice_weight: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= smoothing < 0.5:
+            raise ValueError(f"smoothing is {smoothing}, allowed is 0 <= smoothing < 0.5")
+        if not 0 <= dice_weight <= 1:
+            raise ValueError(f"dice_weight is {dice_weight}, allowed is 0..1")
+        from core.torchvision_guard import ensure_torchvision
+
+        ensure_torchvision()
+        from segmentation_models_pytorch.losses import DiceLoss, SoftBCEWithLogitsLoss
+
+        self.dice_weight = dice_weight
+        self.dice = DiceLoss("binary", from_logits=True, ignore_index=-1)
+        self.bce = SoftBCEWithLogitsLoss(
+            reduction="none", smooth_factor=smoothing, ignore_index=None
+        )
+
+    def forward(
+        self, logits_N1YX: Tensor, label_N1YX: Tensor, valid_N1YX: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its parts.
+
+        Args:
+            logits_N1YX: Float, any range.
+            label_N1YX: 0 or 1, any dtype.
+            valid_N1YX: Nonzero where a pixel counts; all do if None.
+
+        Returns:
+            The scalar loss, 0 with zero gradient if no pixel is valid, and the detached parts
+            `dice` and `bce` before weighting.
+        """
+        is_valid = _as_mask(valid_N1YX, logits_N1YX)
+        logits = torch.where(is_valid, logits_N1YX, 0)
+        label = torch.where(is_valid, label_N1YX.to(logits.dtype), 0)
+        dice = self.dice(logits, torch.where(is_valid, label, -1))
+        bce = _masked_mean(self.bce(logits, label), is_valid)
+        loss = self.dice_weight * dice + (1 - self.dice_weight) * bce
+        return loss, {"dice": dice.detach(), "bce": bce.detach()}
+
+
+def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the squared error averaged over the valid elements, 0 if there is none.
+
+    Args:
+        prediction: Float, any shape.
+        target: Same shape.
+        valid: Nonzero where an element counts, broadcastable to that shape; all do if None.
+    """
+    is_valid = _as_mask(valid, prediction)
+    error = torch.where(is_valid, prediction, 0) - torch.where(is_valid, target, 0)
+    return _masked_mean(error**2, is_valid)
+
+
+def _as_mask(valid: Tensor | None, like: Tensor) -> Tensor:
+    """Return `valid` as a bool tensor of the shape of `like`."""
+    if valid is None:
+        return torch.ones_like(like, dtype=torch.bool)
+    return (valid != 0).expand_as(like)
+
+
+def _masked_mean(values: Tensor, is_valid: Tensor) -> Tensor:
+    """Return the mean of the valid values, 0 (still part of the graph) if there is none."""
+    return torch.where(is_valid, values, 0).sum() / is_valid.sum().clamp_min(1)

@@ -1,0 +1,23 @@
+"""The `ssp` program: its commands, none of which is imported before it runs."""
+
+from __future__ import annotations
+
+from core.terminal import Command, run
+
+DESCRIPTION = """
+Subcellular structure prediction: fluorescence from transmitted light.
+
+  ssp predict repmode.p cells.tif --out fluorescence       one TIFF per structure
+"""
+
+COMMANDS = {
+    "predict": Command(
+        "predict fluorescence from a transmitted-light stack with an official RepMode checkpoint",
+        "ssp.predict:predict",
+    ),
+}
+
+
+def main() -> int:
+    """Run the command named on the command line and return its exit code."""
+    return run("ssp", DESCRIPTION, COMMANDS)

@@ -1,0 +1,536 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from core import checkpoint
+from core.schedule import EpochPlan, learning_rate_factor
+from core.training import TrainingConfig, Validation, fit
+from core.training_state import TrainingState
+
+CONFIG = TrainingConfig(
+    epochs=3,
+    batch_size=2,
+    learning_rate=0.05,
+    warmup_epochs=0.5,
+    accumulate=2,
+    ema_decay=0.9,
+    seed=4,
+    checkpoint_every_steps=1,
+)
+NUM_SAMPLES = 11  # 6 batches, 3 optimiser steps an epoch
+DESCRIPTION = {"recipe": "tiny", "tasks": ("ink",)}
+
+
+class Lines:
+    """Noisy points of a line; a pure function of epoch and index."""
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * key[0] + key[1])
+        x = torch.randn(6, generator=generator)
+        return {"x": x, "y": x.sum(), "key": torch.tensor(key)}
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+
+
+def squared_error(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+    """Draw from every generator, so that a resumed run shows whether all were restored."""
+    noise = random.random() + np.random.rand() + random.gauss(0, 1) + np.random.randn()  # noqa: NPY002
+    error = (model(batch["x"])[:, 0] - batch["y"]) ** 2
+    loss = error.mean() * (1 + 0.01 * noise)
+    return loss, {"largest": error.max(), "noise": noise}
+
+
+def validate(model: nn.Module) -> Validation:
+    x = torch.randn(16, 6)  # draws from the global generator on purpose
+    error = float(((model(x)[:, 0] - x.sum(1)) ** 2).mean())
+    grey = np.full((4, 5), 100, dtype=np.uint8)
+    return Validation(
+        score=-error,
+        metrics={"mse": error, "undefined": math.nan},
+        previews={"grey": grey, "colour": np.stack([grey] * 3, axis=2)},
+        meta={"threshold": 0.5},
+    )
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` made to raise at its `call`-th call, counted from 0."""
+    calls = iter(range(1000))
+
+    def stopped(*args: Any) -> Any:
+        if next(calls) == call:
+            raise Stop
+        return function(*args)
+
+    return stopped
+
+
+def train(run_path: Path, config: TrainingConfig = CONFIG, **changes: Any) -> nn.Module:
+    arguments = {"dataset": Lines(), "loss_fn": squared_error, "validate": validate}
+    arguments |= {"model": make_model(), "config": config, "run_path": run_path}
+    arguments |= {"description": DESCRIPTION} | changes
+    fit(**arguments)
+    return arguments["model"]
+
+
+def rows(run_path: Path) -> list[dict[str, Any]]:
+    text = (run_path / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "samples_per_s")} for row in lines
+    ]
+
+
+def last_state(run_path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = run_path / "checkpoints" / "last.safetensors"
+    tensors, meta = checkpoint.load(path, checkpoint.TRAINING_STATE)
+    meta["position"].pop("seconds")
+    return tensors, meta
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    best = Path("checkpoints", "best.safetensors")
+    assert rows(found) == rows(expected)
+    assert (found / best).read_bytes() == (expected / best).read_bytes()
+    (tensors, meta), (expected_tensors, expected_meta) = last_state(found), last_state(expected)
+    assert meta == expected_meta
+    assert tensors.keys() == expected_tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, expected_tensors[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_path = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    train(run_path)
+    return run_path
+
+
+@pytest.fixture
+def fresh_precision() -> Iterator[None]:
+    """Let the test choose a precision; accelerate keeps one per process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+# --- exact resume
+
+
+@pytest.mark.parametrize("call", range(2, 18))
+def test_a_run_stopped_in_any_batch_resumes_bit_identically(
+    uninterrupted: Path, tmp_path: Path, call: int
+) -> None:
+    with pytest.raises(Stop):
+        train(tmp_path, loss_fn=stopping_at(call, squared_error))
+    random.seed(99)
+    train(tmp_path, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_run_stopped_in_validation_resumes_bit_identically(
+    uninterrupted: Path, tmp_path: Path, epoch: int
+) -> None:
+    with pytest.raises(Stop):
+        train(tmp_path, validate=stopping_at(epoch, validate))
+    train(tmp_path, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("save", range(1, 12))
+def test_a_run_stopped_before_any_checkpoint_is_written_logs_nothing_twice(
+    uninterrupted: Path, tmp_path: Path, save: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", stopping_at(save, TrainingState.save))
+        with pytest.raises(Stop):
+            train(tmp_path)
+    train(tmp_path, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_a_run_stopped_twice_resumes_bit_identically(uninterrupted: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        train(tmp_path, loss_fn=stopping_at(5, squared_error))
+    with pytest.raises(Stop):
+        train(tmp_path, loss_fn=stopping_at(6, squared_error), resume=True)
+    train(tmp_path, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_without_step_checkpoints_the_epoch_is_repeated(tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_every_steps=0)
+    train(tmp_path / "whole", config)
+    with pytest.raises(Stop):
+        train(tmp_path / "stopped", config, loss_fn=stopping_at(10, squared_error))
+    assert last_state(tmp_path / "stopped")[1]["position"]["epoch"] == 1
+    train(tmp_path / "stopped", config, resume=True)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_changes_nothing(uninterrupted: Path) -> None:
+    last = uninterrupted / "checkpoints" / "last.safetensors"
+    before = last.read_bytes(), rows(uninterrupted)
+    model = make_model()
+    result = fit(
+        model, Lines(), squared_error, validate, CONFIG, uninterrupted, DESCRIPTION, resume=True
+    )
+    assert (last.read_bytes(), rows(uninterrupted)) == before
+    assert (result.epochs, result.steps) == (3, 9)
+    assert result.best_score == max(row["score"] for row in rows(uninterrupted))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_number_of_workers_changes_nothing(uninterrupted: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, num_workers=2)
+    with pytest.raises(Stop):
+        train(tmp_path, config, loss_fn=stopping_at(9, squared_error))
+    train(tmp_path, config, resume=True)
+    assert rows(tmp_path) == rows(uninterrupted)
+    tensors, expected = last_state(tmp_path)[0], last_state(uninterrupted)[0]
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_the_gradient_scaler_is_part_of_the_state(tmp_path: Path) -> None:
+    def make_state(scale: float) -> TrainingState:
+        state = TrainingState(Accelerator(mixed_precision="no"), make_model(), 0.1, 0.0, 0.0)
+        state.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return state
+
+    path = tmp_path / "last.safetensors"
+    make_state(8.0).save(path, {})
+    restored = make_state(2.0)
+    restored.restore(*checkpoint.load(path, checkpoint.TRAINING_STATE), path)
+    assert restored.accelerator.scaler.get_scale() == 8.0
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"config": replace(CONFIG, learning_rate=0.1)},
+            r"training.learning_rate was 0.05, now 0.1",
+        ),
+        (
+            {"config": replace(CONFIG, epochs=4)},
+            r"training.epochs was 3, now 4.*training.epochs inc",
+        ),
+        (
+            {"description": {"recipe": "big"}},
+            r"recipe was 'tiny', now 'big'; .*tasks was \['ink'\]",
+        ),
+    ],
+)
+def test_resuming_with_another_configuration_is_refused(
+    uninterrupted: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        train(uninterrupted, **changes, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_resuming_another_network_or_dataset_is_refused(uninterrupted: Path) -> None:
+    with pytest.raises(ValueError, match=r"last.safetensors does not fit the model: 0.weight is"):
+        train(uninterrupted, model=nn.Sequential(nn.Linear(5, 1)), resume=True)
+    with pytest.raises(ValueError, match="samples_per_epoch was 11, now 3"):
+        train(uninterrupted, dataset=[0, 1, 2], resume=True)
+
+
+def test_a_folder_with_a_run_and_a_folder_without_one_are_refused(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"already holds a run .* --resume or choose another --out"
+    ):
+        train(uninterrupted)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "checkpoints" / "last.safetensors")):
+        train(tmp_path, resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the dataset has 0 samples"):
+        train(tmp_path, dataset=[])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0, allowed is 1 or more"),
+        ({"learning_rate": math.nan}, "learning_rate is nan, allowed is above 0"),
+        ({"warmup_epochs": 3}, r"warmup_epochs is 3, allowed is 0 or more and below epochs \(3\)"),
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"precision": "fp8"}, "precision is 'fp8', allowed is 'auto', 'no', 'bf16' or 'fp16'"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
+
+
+# --- the steps themselves
+
+
+@pytest.mark.parametrize(("clip_norm", "ema_decay"), [(0.05, 0.9), (0.0, 0.0)])
+def test_the_loop_equals_a_plain_torch_loop(
+    tmp_path: Path, clip_norm: float, ema_decay: float
+) -> None:
+    def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        return ((model(batch["x"])[:, 0] - batch["y"]) ** 2).mean(), {}
+
+    config = replace(CONFIG, clip_norm=clip_norm, ema_decay=ema_decay)
+    trained = train(tmp_path, config, loss_fn=loss_fn)
+
+    model, data = make_model().train(), Lines()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.01)
+    average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plan = EpochPlan(NUM_SAMPLES, batch_size=2, accumulate=2, seed=4)
+    torch.manual_seed(4)
+    step = 0
+    for epoch in range(3):
+        batches = plan.batches(epoch)
+        for chosen in (batches[:2], batches[2:4], batches[4:]):
+            optimizer.zero_grad()
+            for batch in chosen:
+                samples = [data[epoch, index] for index in batch]
+                x, y = (torch.stack([sample[key] for sample in samples]) for key in "xy")
+                loss = ((model(x)[:, 0] - y) ** 2).mean()
+                (loss / len(chosen)).backward()
+            if clip_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            optimizer.param_groups[0]["lr"] = 0.05 * learning_rate_factor(step, 9, 2, 1e-4, 0.01)
+            optimizer.step()
+            step += 1
+            decay = min(0.9, (1 + step) / (10 + step))
+            for name, tensor in model.state_dict().items():
+                if tensor.is_floating_point():
+                    average[name].lerp_(tensor, 1 - decay)
+                else:
+                    average[name].copy_(tensor)
+        torch.randn(16, 6)  # what validate draws
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(trained.state_dict()[name], tensor), name
+    kept = {name: x for name, x in last_state(tmp_path)[0].items() if name.startswith("average.")}
+    assert len(kept) == (len(average) if ema_decay else 0)
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, average[name.removeprefix("average.")]), name
+
+
+def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
+    model = make_model()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    train(tmp_path, model=model)
+    assert torch.equal(model[0].weight, before)
+    assert not torch.equal(model[3].weight, make_model()[3].weight)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
+    weights: list[Tensor] = []
+
+    def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        loss, parts = squared_error(model, batch)
+        if len(weights) == 9:  # second batch of the second step of the second epoch
+            loss = loss * math.nan
+        weights.append(model[0].weight.detach().clone())
+        return loss, parts
+
+    model = make_model()
+    message = (
+        r"the loss is not finite at epoch 2 step 2 of 3, learning rate 0\.\d+: loss nan, "
+        r"largest \d.*last good checkpoint: .*last\.safetensors"
+    )
+    with pytest.raises(RuntimeError, match=message) as error:
+        train(tmp_path, model=model, loss_fn=loss_fn)
+    assert "\n" not in str(error.value)
+    assert torch.equal(model[0].weight, weights[-1])
+    tensors, meta = last_state(tmp_path)
+    assert torch.equal(tensors["model.0.weight"], weights[-1])
+    assert (meta["position"]["epoch"], meta["position"]["step"]) == (1, 1)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
+    def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        return (model(batch["x"]) * 0).sqrt().sum(), {}
+
+    model = make_model()
+    with pytest.raises(RuntimeError, match=r"the gradient is not finite .*: loss 0; .*none yet"):
+        train(tmp_path, model=model, loss_fn=loss_fn)
+    assert torch.equal(model[0].weight, make_model()[0].weight)
+
+
+def test_a_score_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the validation score of epoch 1 is nan"):
+        train(tmp_path, validate=lambda model: Validation(math.nan))
+
+
+@pytest.mark.usefixtures("fresh_precision")
+def test_mixed_precision_gives_the_loss_float32_and_leaves_the_network_as_it_was(
+    tmp_path: Path,
+) -> None:
+    seen: list[torch.dtype] = []
+
+    def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        seen.append(model(batch["x"]).dtype)
+        return squared_error(model, batch)
+
+    model, config = make_model(), replace(CONFIG, precision="bf16", epochs=1)
+    hook = model[0].register_forward_hook(lambda module, x, y: seen.append(y.dtype))
+    train(tmp_path / "a", config, model=model, loss_fn=loss_fn)
+    assert seen[:2] == [torch.bfloat16, torch.float32]
+    seen.clear()
+    assert model(torch.zeros(2, 6)).dtype == seen[0] == torch.float32
+    seen.clear()
+    train(tmp_path / "b", config, model=model, loss_fn=loss_fn)  # the same network once more
+    assert seen[:2] == [torch.bfloat16, torch.float32]
+    hook.remove()
+    stored = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert stored["training"]["precision"] == "bf16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision 'fp16' needs a CUDA GPU, found cpu"):
+        train(tmp_path, replace(CONFIG, precision="fp16"))
+
+
+# --- what is left behind
+
+
+def test_the_run_folder_holds_what_it_should(uninterrupted: Path) -> None:
+    written = {
+        path.relative_to(uninterrupted).as_posix()
+        for path in uninterrupted.rglob("*")
+        if path.is_file() and path.parent.name != "tensorboard"
+    }
+    previews = {
+        f"previews/epoch_00{n}_{name}.png" for n in (1, 2, 3) for name in ("grey", "colour")
+    }
+    checkpoints = {"checkpoints/last.safetensors", "checkpoints/best.safetensors"}
+    assert written == {"config.json", "metrics.jsonl"} | previews | checkpoints
+    config = json.loads((uninterrupted / "config.json").read_text())
+    assert config["description"] == {"recipe": "tiny", "tasks": ["ink"]}
+    assert config["training"]["learning_rate"] == 0.05
+
+
+def test_metrics_have_one_line_per_epoch(uninterrupted: Path) -> None:
+    lines = (uninterrupted / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert [(row["epoch"], row["step"]) for row in rows(uninterrupted)] == [(1, 3), (2, 6), (3, 9)]
+    assert first["train"].keys() == {"loss", "largest", "noise"}
+    assert first["validation"] == {"mse": -first["score"], "undefined": None}
+    assert first["samples_per_s"] == pytest.approx(12 / first["seconds"])
+    assert rows(uninterrupted)[-1]["lr"] == pytest.approx(0.05 * 0.01)
+
+
+def test_the_best_checkpoint_has_the_weights_that_were_validated(uninterrupted: Path) -> None:
+    scores = [row["score"] for row in rows(uninterrupted)]
+    path = uninterrupted / "checkpoints" / "best.safetensors"
+    weights, meta = checkpoint.load(path, checkpoint.WEIGHTS)
+    assert meta["validation"]["score"] == max(scores)
+    assert meta["validation"]["epoch"] == scores.index(max(scores)) + 1
+    assert meta["validation"]["meta"] == {"threshold": 0.5}
+    assert meta["description"] == {"recipe": "tiny", "tasks": ["ink"]}
+    checkpoint.load_weights(make_model(), weights, path)
+
+
+def test_validation_sees_the_average_in_evaluation_mode_without_gradients(tmp_path: Path) -> None:
+    seen = []
+
+    def look(model: nn.Module) -> Validation:
+        seen.append((model.training, torch.is_grad_enabled(), model[0].weight.clone()))
+        return Validation(score=0.0)
+
+    trained = train(tmp_path, replace(CONFIG, epochs=1), validate=look)
+    assert seen[0][:2] == (False, False)
+    assert torch.equal(seen[0][2], last_state(tmp_path)[0]["average.0.weight"])
+    assert not torch.equal(seen[0][2], trained[0].weight)
+
+
+def test_tensorboard_shows_a_resumed_run_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = replace(CONFIG, checkpoint_every_steps=2)
+    with pytest.raises(Stop):  # after step 7, of which the checkpoint of step 6 knows nothing
+        train(tmp_path, config, loss_fn=stopping_at(14, squared_error))
+    train(tmp_path, config, resume=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(1, 10))
+    assert [event.step for event in events.Scalars("validation/score")] == [3, 6, 9]
+    assert {"previews/grey", "previews/colour"} <= set(events.Tags()["images"])
+
+
+# --- schedule
+
+
+def test_every_sample_comes_once_per_epoch_before_any_comes_twice() -> None:
+    plan = EpochPlan(NUM_SAMPLES, batch_size=4, accumulate=2, seed=0)
+    for epoch in range(3):
+        order = list(itertools.chain(*plan.batches(epoch)))
+        assert sorted(order[:NUM_SAMPLES]) == list(range(NUM_SAMPLES))
+        assert order[NUM_SAMPLES:] == order[:1]
+    assert plan.batches(0) != plan.batches(1)
+    assert plan.batches(0) != replace(plan, seed=1).batches(0)
+    assert [plan.batches_in_step(step) for step in range(plan.num_steps)] == [2, 1]
+
+
+def test_a_dataset_smaller_than_a_batch_fills_one() -> None:
+    assert sorted(EpochPlan(2, batch_size=5, accumulate=1, seed=0).batches(0)[0]) in (
+        [0, 0, 0, 1, 1],
+        [0, 0, 1, 1, 1],
+    )
+
+
+def test_a_stream_started_in_the_middle_goes_on_as_the_whole_one() -> None:
+    plan = EpochPlan(NUM_SAMPLES, batch_size=2, accumulate=2, seed=0)
+    whole = list(plan.stream(0, 0, 3))
+    assert list(plan.stream(1, 2, 3)) == whole[6 + 4 :]
+    assert whole[7][0][0] == 1
+
+
+def test_processes_share_every_batch() -> None:
+    plan = EpochPlan(NUM_SAMPLES, batch_size=4, accumulate=1, seed=0)
+    shares = [list(plan.stream(0, 0, 2, process, 2)) for process in range(2)]
+    for batch, first, second in zip(plan.stream(0, 0, 2), *shares, strict=True):
+        assert len(first) == len(second) == 2
+        assert sorted(first + second) == sorted(batch)
+
+
+def test_the_learning_rate_climbs_linearly_and_falls_along_a_cosine() -> None:
+    factors = [learning_rate_factor(step, 11, 4, 0.2, 0.1) for step in range(11)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[7] == pytest.approx((1 + 0.1) / 2)  # half of the way from 4 to 10
+    assert factors[5] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 6)) / 2)
+    assert factors[-1] == pytest.approx(0.1)
+    assert learning_rate_factor(0, 11, 0, 0.2, 0.1) == 1
+    assert learning_rate_factor(0, 1, 0, 0.2, 0.1) == 1

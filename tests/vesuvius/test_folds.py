@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vesuvius.folds import (
+    Piece,
+    check_disjoint,
+    hold_out_fragment,
+    hold_out_stripes,
+    read_folds,
+    write_folds,
+)
+
+
+def papyrus(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A ragged mask that does not touch the border."""
+    mask = np.zeros((height, width), dtype=bool)
+    rng = np.random.default_rng(seed)
+    for y in range(2, height - 3):
+        mask[y, 3 + rng.integers(0, 5) : width - 4 - rng.integers(0, 5)] = True
+    mask[2, 3] = mask[height - 4, width - 5] = True
+    return mask
+
+
+@given(
+    st.booleans(),
+    st.integers(80, 160),
+    st.floats(0.1, 0.6),
+    st.integers(0, 20),
+    st.integers(0, 3),
+)
+def test_stripes_keep_gap_and_fraction(is_wide, length, fraction, gap, seed):
+    mask = papyrus(length, 40, seed)
+    mask = mask.T if is_wide else mask
+    train, validation = pieces = hold_out_stripes("1", mask, fraction, gap)
+    assert (train.role, validation.role) == ("train", "validation")
+    check_disjoint(pieces, gap)
+    with pytest.raises(ValueError, match="apart; at least"):
+        check_disjoint(pieces, gap + 1)
+    share = mask[validation.slices].sum() / mask.sum()
+    assert fraction - 1.5 / (length - 5) < share <= fraction
+    assert mask[train.slices].sum() + mask[validation.slices].sum() <= mask.sum()
+    if gap == 0:
+        assert mask[train.slices].sum() + mask[validation.slices].sum() == mask.sum()
+
+
+def test_pieces_cover_the_bounding_box_of_the_papyrus():
+    mask = papyrus(100, 40)
+    train, validation = hold_out_stripes("1", mask, 0.25, 10)
+    assert (train.y_start, validation.y_stop) == (2, 97)
+    assert (train.x_start, train.x_stop) == (validation.x_start, validation.x_stop) == (3, 36)
+    assert validation.y_start - train.y_stop == 10
+
+
+def test_bad_cuts_are_refused():
+    with pytest.raises(ValueError, match="papyrus mask of 7 is all black"):
+        hold_out_stripes("7", np.zeros((90, 90), dtype=bool))
+    with pytest.raises(ValueError, match="7: papyrus 95 px long leaves nothing to train on"):
+        hold_out_stripes("7", papyrus(100, 40), 0.25, 80)
+    with pytest.raises(ValueError, match=r"fraction 1\.0 for 7"):
+        hold_out_stripes("7", papyrus(100, 40), 1.0)
+
+
+def test_a_held_out_fragment_is_validated_whole():
+    masks = {"1": papyrus(30, 40), "2": papyrus(50, 60)}
+    assert hold_out_fragment(masks, "2") == [
+        Piece("1", 2, 27, 3, 36, "train"),
+        Piece("2", 2, 47, 3, 56, "validation"),
+    ]
+    with pytest.raises(ValueError, match="cannot hold out '3' of the fragments 1, 2"):
+        hold_out_fragment(masks, "3")
+    with pytest.raises(ValueError, match="keep at least one other"):
+        hold_out_fragment({"1": masks["1"]}, "1")
+
+
+def test_leaks_are_refused_naming_both_pieces():
+    train = Piece("1", 0, 100, 0, 50, "train")
+    with pytest.raises(
+        ValueError,
+        match=r"train piece of 1 \(rows 0:100, .*\) and validation piece of 1 .* overlap; at least",
+    ):
+        check_disjoint([train, Piece("1", 90, 200, 49, 80, "validation")], 0)
+    check_disjoint([train, Piece("1", 100, 200, 0, 50, "validation")], 0)
+    with pytest.raises(ValueError, match="are 10 px apart; at least 11 px"):
+        check_disjoint([Piece("1", 105, 200, 60, 80, "validation"), train], 11)
+    check_disjoint([train, Piece("1", 105, 200, 60, 80, "validation")], 10)
+    check_disjoint([train, Piece("2", 0, 100, 0, 50, "validation")], 64)
+    check_disjoint([train, train], 64)
+
+
+def test_pieces_survive_the_file(tmp_path):
+    pieces = hold_out_stripes("1", papyrus(100, 40), 0.25, 10)
+    write_folds(tmp_path / "folds.json", pieces)
+    assert read_folds(tmp_path / "folds.json") == pieces
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1]", "3", '[{"fragment": "1"}]'])
+def test_files_without_pieces_are_refused(tmp_path, content):
+    (tmp_path / "folds.json").write_text(content)
+    with pytest.raises(ValueError, match=r"folds\.json holds no list of pieces"):
+        read_folds(tmp_path / "folds.json")
+
+
+def test_impossible_pieces_are_refused():
+    with pytest.raises(ValueError, match=r"train piece of 1 \(rows 5:5, .* is empty"):
+        Piece("1", 5, 5, 0, 4, "train")
+    with pytest.raises(ValueError, match="role 'test' is not one of train, validation"):
+        Piece("1", 0, 5, 0, 4, "test")

@@ -1,0 +1,208 @@
+"""Prepared volumes hold the voxels of their fragment, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import tracemalloc
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from vesuvius import prepare as prepare_module
+from vesuvius.fragment import fingerprint, open_fragment
+from vesuvius.prepare import open_prepared, prepare, prepare_fragment
+from vesuvius.statistics import layer_histograms
+
+SHAPE = (7, 53, 41)
+
+
+def write_fragment(folder: Path, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> np.ndarray:
+    """Write a fragment in Kaggle layout and return its voxels, uint16 (Z, Y, X)."""
+    (folder / "surface_volume").mkdir(parents=True)
+    voxels = np.random.default_rng(seed).integers(0, 2**16, shape, dtype=np.uint16)
+    for number, layer in enumerate(voxels):
+        tifffile.imwrite(folder / "surface_volume" / f"{number:02d}.tif", layer)
+    for name, image in (("mask", np.tri(*shape[1:])), ("inklabels", np.eye(*shape[1:]))):
+        Image.fromarray(image.astype(np.uint8) * 255).save(folder / f"{name}.png")
+    return voxels
+
+
+@pytest.fixture
+def fragment(tmp_path: Path) -> Path:
+    write_fragment(tmp_path / "1")
+    return tmp_path / "1"
+
+
+def test_a_prepared_volume_holds_the_fragment_with_layers_innermost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels = write_fragment(tmp_path / "1")
+    monkeypatch.setattr(prepare_module, "BAND_BYTES", 5 * SHAPE[0] * SHAPE[2])  # 11 bands
+    path = prepare_fragment(tmp_path / "1", tmp_path / "out")
+    assert path == tmp_path / "out" / "1.vol"
+    store = open_prepared(path)
+    assert (store.name, store.path) == ("1", path)
+    assert store.volume.dtype == np.uint8
+    np.testing.assert_array_equal(store.volume, (voxels >> 8).transpose(1, 2, 0))
+    np.testing.assert_array_equal(store.papyrus_mask, np.tri(*SHAPE[1:], dtype=bool))
+    np.testing.assert_array_equal(store.ink_label, np.eye(*SHAPE[1:], dtype=bool))
+    assert sorted(os.listdir(tmp_path / "out")) == ["1.vol"]
+
+
+def test_what_is_stored_beside_the_voxels_describes_them(fragment: Path, tmp_path: Path) -> None:
+    store = open_prepared(prepare_fragment(fragment, tmp_path))
+    source = open_fragment(fragment)
+    layers = source.volume.read(0, *SHAPE[:1], 0, SHAPE[1])
+    assert store.info["layer_sha256"] == [hashlib.sha256(layer).hexdigest() for layer in layers]
+    assert store.info["fingerprint"] == fingerprint(source)
+    assert store.info["source"] == str(fragment.resolve())
+    assert store.info["shape"] == [*SHAPE[1:], SHAPE[0]]
+    histograms = layer_histograms(source.volume, source.papyrus_mask)
+    np.testing.assert_array_equal(store.statistics.histograms, histograms)
+    assert store.info["sheet_depth"] == store.statistics.sheet_depth
+    masked = layers[:, source.papyrus_mask]
+    np.testing.assert_allclose(
+        (store.info["mean"], store.info["std"]), (masked.mean(), masked.std())
+    )
+    np.testing.assert_allclose(store.info["z_profile"], masked.mean(axis=1), atol=1e-3)
+
+
+def test_a_fragment_without_a_label_has_none(fragment: Path, tmp_path: Path) -> None:
+    (fragment / "inklabels.png").unlink()
+    path = prepare_fragment(fragment, tmp_path)
+    assert open_prepared(path).ink_label is None
+    assert not (path / "ink_label.npy").exists()
+
+
+def test_memory_does_not_grow_with_the_fragment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fragment(tmp_path / "1", (16, 2048, 256))  # 8 MiB of uint8 voxels
+    monkeypatch.setattr(prepare_module, "BAND_BYTES", 2**18)
+    tracemalloc.start()
+    prepare_fragment(tmp_path / "1", tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 2**20  # bands of 256 KiB, and mask and label of 512 KiB each
+
+
+def test_a_finished_volume_is_recognised_and_skipped(
+    fragment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare((fragment,), out=tmp_path / "out")
+    before = (tmp_path / "out" / "1.vol" / "volume.npy").stat()
+    capsys.readouterr()
+    prepare((fragment,), out=tmp_path / "out")
+    assert (tmp_path / "out" / "1.vol" / "volume.npy").stat() == before
+    assert capsys.readouterr().err.count("1.vol is already prepared") == 1
+
+
+def test_a_changed_fragment_is_not_taken_for_the_stored_one(fragment: Path, tmp_path: Path) -> None:
+    prepare((fragment,), out=tmp_path / "out")
+    os.utime(fragment / "mask.png", ns=(0, 1))
+    with pytest.raises(ValueError, match=r"1\.vol was prepared from other files .*delete it or"):
+        prepare((fragment,), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_interrupted_work_leaves_nothing_and_is_repeated(
+    fragment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as context:
+        context.setattr(prepare_module, "layer_histograms", stop)
+        with pytest.raises(error):
+            prepare_fragment(fragment, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == []
+    open_prepared(prepare_fragment(fragment, tmp_path / "out"))
+
+
+def test_all_fragments_are_checked_before_the_first_is_converted(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        write_fragment(tmp_path / name)
+    (tmp_path / "2" / "surface_volume" / "03.tif").unlink()
+    with pytest.raises(ValueError, match=r"lacks 03\.tif"):
+        prepare((tmp_path / "1", tmp_path / "2"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_fragments_are_prepared(tmp_path: Path) -> None:
+    voxels = [write_fragment(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    prepare((tmp_path / "1", tmp_path / "2"), out=tmp_path / "out")
+    for name, expected in zip("12", voxels, strict=True):
+        store = open_prepared(tmp_path / "out" / f"{name}.vol")
+        np.testing.assert_array_equal(store.volume, (expected >> 8).transpose(1, 2, 0))
+
+
+def test_two_fragments_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        write_fragment(tmp_path / folder / "1")
+    with pytest.raises(ValueError, match=r"2 fragments would become .*1\.vol; rename"):
+        prepare((tmp_path / "x" / "1", tmp_path / "y" / "1"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_fragment_and_a_prepared_one_are_refused(fragment: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no fragment given"):
+        prepare((), out=tmp_path)
+    path = prepare_fragment(fragment, tmp_path)
+    with pytest.raises(ValueError, match=r"1\.vol is a prepared volume already"):
+        prepare((path,), out=tmp_path / "out")
+
+
+def test_a_disk_too_small_is_found_before_anything_is_written(
+    fragment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")(0, 0, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"out has 0\.0 GiB free .*choose another --out"):
+        prepare((fragment,), out=tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_layers_that_use_little_of_their_range_are_pointed_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        dark = np.random.default_rng(number).integers(0, 600, (9, 8), dtype=np.uint16)
+        (tmp_path / "dark").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "dark" / f"{number}.tif", dark)
+    prepare((tmp_path / "dark",), out=tmp_path / "out")
+    assert "dark: intensities hardly differ" in capsys.readouterr().err
+
+
+def test_a_prepared_volume_pickles_as_its_path(tmp_path: Path) -> None:
+    write_fragment(tmp_path / "1", (8, 200, 200))
+    store = open_prepared(prepare_fragment(tmp_path / "1", tmp_path))
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickled).volume, store.volume)
+
+
+def test_a_damaged_or_foreign_volume_is_refused(fragment: Path, tmp_path: Path) -> None:
+    path = prepare_fragment(fragment, tmp_path)
+    volume = (path / "volume.npy").read_bytes()
+    for damaged in (volume[:-1], volume[:50], b""):
+        (path / "volume.npy").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"volume\.npy cannot be read .*prepare the fragment"):
+            open_prepared(path)
+    np.save(path / "volume.npy", np.zeros((2, 3, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"volume\.npy is uint8 \(2, 3, 4\), expected uint8"):
+        open_prepared(path)
+    (path / "volume.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"volume\.npy"):
+        open_prepared(path)
+    info = json.loads((path / "volume.json").read_text())
+    (path / "volume.json").write_text(json.dumps({**info, "format_version": 99}))
+    with pytest.raises(ValueError, match="format_version 99, this program reads 1; delete it"):
+        open_prepared(path)

@@ -1,0 +1,36 @@
+"""The `vesuvius` program: its commands, none of which is imported before it runs."""
+
+from __future__ import annotations
+
+from core.terminal import Command, run
+
+DESCRIPTION = """
+Find ink in micro-CT of carbonised papyrus: from a fragment to a Kaggle submission.
+
+  vesuvius demo                                                all of it on simulated papyrus
+
+Or step by step, with your own fragments or simulated ones:
+
+  1. vesuvius simulate data/one --size 768 768 --seed 1        a fragment to train on
+  2. vesuvius simulate data/a --size 768 768 --seed 2          a fragment to predict
+  3. vesuvius prepare data/one --out prepared                  layers to one fast volume
+  4. vesuvius train small --data prepared --out runs/small     a model
+  5. vesuvius predict runs/small data/a --out predictions/a    an ink map
+  6. vesuvius submit predictions/a --out submission.csv        what Kaggle accepts
+"""
+
+COMMANDS = {
+    "simulate": Command(
+        "write a synthetic fragment in Kaggle layout", "vesuvius.simulate:simulate"
+    ),
+    "prepare": Command("turn fragments into volumes that read fast", "vesuvius.prepare:prepare"),
+    "train": Command("train a recipe on prepared volumes", "vesuvius.train:TrainCommand"),
+    "predict": Command("map the ink of a fragment, segment or volume", "vesuvius.predict:predict"),
+    "submit": Command("turn ink maps into a submission", "vesuvius.submission:submit"),
+    "demo": Command("run every step on simulated papyrus and score it", "vesuvius.demo:demo"),
+}
+
+
+def main() -> int:
+    """Run the command named on the command line and return its exit code."""
+    return run("vesuvius", DESCRIPTION, COMMANDS)

@@ -1,0 +1,156 @@
+"""Training patches out of prepared volumes.
+
+Axes: Y rows, X columns, Z layers, C maps. Volumes are stored (Y, X, Z), tensors are NCZYX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vesuvius.augment import Augmentation, AugmentConfig
+from vesuvius.prepared import PreparedVolume
+
+
+@dataclass(frozen=True)
+class PatchSource:
+    """A prepared volume and what is taken from it.
+
+    Args:
+        volume: Mapped, and pickled as its path.
+        points: Top-left corners (N, 2) of patches, in (y, x).
+        z_start: First layer.
+        z_stop: One past the last layer.
+        offset: Intensity that becomes 0, in 0..255; blanked layers have it.
+        scale: Factor on what is above `offset`: the network sees (intensity - offset) * scale.
+        task: Index of the task these patches belong to.
+    """
+
+    volume: PreparedVolume
+    points: NDArray[np.int32]
+    z_start: int
+    z_stop: int
+    offset: float
+    scale: float
+    task: int = 0
+
+
+class InkPatches(Dataset[dict[str, Tensor]]):
+    """Patches of all sources; `dataset[(epoch, index)]` depends on nothing but seed and key.
+
+    Args:
+        sources: Where patches come from; their windows have the same number of layers.
+        patch_size: Rows and columns of a patch, in pixels.
+        seed: All randomness follows from it, the epoch and the index.
+        augment: Random changes; none by default.
+        z_jitter: Greatest random shift of the window, in layers, up or down within the volume.
+
+    Raises:
+        ValueError: A source does not fit its volume, or the sources each other.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PatchSource],
+        patch_size: int,
+        seed: int,
+        augment: AugmentConfig | None = None,
+        z_jitter: int = 0,
+    ) -> None:
+        self.sources = list(sources)
+        self.patch_size = patch_size
+        self.seed = seed
+        self.augment = augment
+        self.z_jitter = z_jitter
+        self._stops = np.cumsum([len(source.points) for source in self.sources])
+        self._check()
+        self._augmentations = [
+            None if augment is None else Augmentation(augment, round(source.offset))
+            for source in self.sources
+        ]
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        """Return one patch.
+
+        Args:
+            key: Epoch, and index from 0 to `len(self) - 1`.
+
+        Returns:
+            `x` float32 (1, Z, Y, X), `task` int64 (), and float32 (1, Y, X) of zeros and ones:
+            `label`, the ink, and `valid`, the papyrus.
+        """
+        epoch, index = key
+        if not 0 <= index < len(self):
+            raise IndexError(f"patch {index} of {len(self)}")
+        rng = np.random.default_rng((self.seed, epoch, index))
+        number = int(np.searchsorted(self._stops, index, side="right"))
+        source = self.sources[number]
+        first = int(self._stops[number]) - len(source.points)
+        patch_YXZ, maps_YXC = self._read(source, index - first, rng)
+        if augmentation := self._augmentations[number]:
+            patch_YXZ, maps_YXC = augmentation(patch_YXZ, maps_YXC, rng)
+        x_ZYX = np.ascontiguousarray(patch_YXZ.transpose(2, 0, 1)).astype(np.float32)
+        x_ZYX -= np.float32(source.offset)
+        x_ZYX *= np.float32(source.scale)
+        maps_CYX = torch.from_numpy(maps_YXC.transpose(2, 0, 1).astype(np.float32, order="C"))
+        return {
+            "x": torch.from_numpy(x_ZYX)[None],
+            "task": torch.tensor(source.task),
+            "label": maps_CYX[:1],
+            "valid": maps_CYX[1:],
+        }
+
+    def _read(
+        self, source: PatchSource, point: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the voxels (Y, X, Z) of a patch, and its label and papyrus mask (Y, X, C)."""
+        volume = source.volume
+        y, x = source.points[point].tolist()
+        rows, columns = slice(y, y + self.patch_size), slice(x, x + self.patch_size)
+        down = min(self.z_jitter, source.z_start)
+        up = min(self.z_jitter, volume.volume.shape[2] - source.z_stop)
+        shift = int(rng.integers(-down, up, endpoint=True))
+        patch_YXZ = volume.volume[rows, columns, source.z_start + shift : source.z_stop + shift]
+        maps = volume.ink_label[rows, columns], volume.papyrus_mask[rows, columns]
+        return np.ascontiguousarray(patch_YXZ), np.stack(maps, axis=-1).view(np.uint8)
+
+    def _check(self) -> None:
+        """Refuse what would fail, or read the wrong voxels, in the middle of a run."""
+        if not self.sources or not len(self):
+            raise ValueError("no patches to draw from; sample more points or add a fragment")
+        depths = {source.z_stop - source.z_start for source in self.sources}
+        if len(depths) > 1:
+            raise ValueError(f"windows of {sorted(depths)} layers; all need the same number")
+        if self.augment is not None and self.augment.layer_dropout >= min(depths):
+            raise ValueError(
+                f"augment.layer_dropout {self.augment.layer_dropout} would blank all "
+                f"{min(depths)} layers of a patch; use fewer"
+            )
+        for source in self.sources:
+            self._check_source(source)
+
+    def _check_source(self, source: PatchSource) -> None:
+        path = source.volume.path
+        height, width, num_layers = source.volume.volume.shape
+        if source.volume.ink_label is None:
+            raise ValueError(f"{path} has no ink label; prepare it from a labelled fragment")
+        if not 0 <= source.z_start < source.z_stop <= num_layers:
+            raise ValueError(
+                f"layers {source.z_start}:{source.z_stop} do not lie in {path}, "
+                f"which has {num_layers}; choose a window inside 0:{num_layers}"
+            )
+        stops = source.points + self.patch_size
+        if len(stops) and ((source.points < 0).any() or (stops > (height, width)).any()):
+            raise ValueError(
+                f"a patch of {self.patch_size} px lies outside {path}, which is {height} x "
+                f"{width} px; sample the points from this volume with this patch_size"
+            )

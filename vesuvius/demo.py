@@ -1,0 +1,147 @@
+"""The demo: every step from simulated fragments to a scored submission, and a page about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from core.files import write_json
+from core.metrics import fbeta
+from core.terminal import note
+from vesuvius import rle
+from vesuvius.baseline import fit_baseline
+from vesuvius.fragment import Fragment, open_fragment
+from vesuvius.inkmap import load_model
+from vesuvius.predict import predict
+from vesuvius.prepare import prepare
+from vesuvius.recipes import small
+from vesuvius.report import MapRow, write_report
+from vesuvius.simulate import simulate
+from vesuvius.submission import read_submission, submit
+from vesuvius.train import train
+
+TRAINING_FRAGMENTS = ("1", "2")
+UNSEEN_FRAGMENTS = ("a", "b")
+SIZE = (1024, 1024)
+STRIDE = 96
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
+    """Simulate, prepare, train, predict, submit and score; ends with a page of pictures.
+
+    Two simulated fragments are trained on and two others, never looked at before the end, are
+    predicted. The scores of simulated papyrus say that the path works, not how well real ink is
+    found. The same command again continues where it was stopped.
+
+    Args:
+        out: Folder for everything: data, model, predictions, submission.csv, scores.json,
+            report.html.
+        seed: Decides the fragments and the training.
+    """
+    seconds: dict[str, float] = {}
+    fragments = simulate_fragments(out / "data", seed, seconds)
+    labelled = tuple(fragments[name] for name in TRAINING_FRAGMENTS)
+    _timed(seconds, "prepare", lambda: prepare(labelled, out=out / "prepared"))
+    recipe = small()
+    recipe = replace(recipe, training=replace(recipe.training, seed=seed))
+    is_started = (out / "model" / "checkpoints" / "last.safetensors").exists()
+    _timed(
+        seconds, "train", lambda: train(out / "prepared", out / "model", recipe, resume=is_started)
+    )
+    predictions = tuple(out / "predictions" / name for name in UNSEEN_FRAGMENTS)
+    for folder in predictions:
+        _timed(
+            seconds,
+            "predict",
+            lambda folder=folder: predict(
+                out / "model", fragments[folder.name], out=folder, stride=STRIDE
+            ),
+        )
+    _timed(seconds, "submit", lambda: submit(predictions, out=out / "submission.csv"))
+    unseen = [open_fragment(fragments[name]) for name in UNSEEN_FRAGMENTS]
+    rows = _timed(seconds, "baseline and score", lambda: score(out, labelled, unseen))
+    scores = pooled_scores(rows, load_model(out / "model").threshold)
+    write_json(out / "scores.json", scores)
+    write_report(out, rows, scores, seconds)
+    note(
+        f"F0.5 on unseen fragments {scores['f05']:.3f}, intensity baseline "
+        f"{scores['baseline_f05']:.3f}; pictures in {out / 'report.html'}"
+    )
+
+
+def simulate_fragments(data: Path, seed: int, seconds: dict[str, float]) -> dict[str, Path]:
+    """Make the fragments in Kaggle's folders and return the folder of each by name."""
+    fragments = {name: data / "train" / name for name in TRAINING_FRAGMENTS}
+    fragments |= {name: data / "test" / name for name in UNSEEN_FRAGMENTS}
+    for number, folder in enumerate(fragments.values()):
+        _timed(
+            seconds,
+            "simulate",
+            lambda folder=folder, number=number: simulate(
+                folder, size=SIZE, seed=10 * seed + number
+            ),
+        )
+    return fragments
+
+
+def score(out: Path, labelled: tuple[Path, ...], unseen: list[Fragment]) -> list[MapRow]:
+    """Return for each unseen fragment its label, its maps and what the baseline makes of it.
+
+    The submission itself is decoded, so what is scored is what Kaggle would get.
+    """
+    baseline = fit_baseline([open_fragment(path) for path in labelled])
+    submitted = read_submission(out / "submission.csv")
+    rows = []
+    for fragment in unseen:
+        assert fragment.ink_label is not None
+        prob = tifffile.imread(out / "predictions" / fragment.name / "prob.tif")
+        rows.append(
+            MapRow(
+                name=fragment.name,
+                label=fragment.ink_label & fragment.papyrus_mask,
+                prob=prob,
+                ink_mask=rle.decode(submitted[fragment.name], prob.shape),
+                baseline_mask=baseline.predict(fragment),
+            )
+        )
+    return rows
+
+
+def pooled_scores(rows: list[MapRow], threshold: float) -> dict[str, Any]:
+    """Return F0.5 of model and baseline over all fragments together, and of each alone."""
+    per_fragment = {
+        row.name: {
+            "f05": f05([(row.ink_mask, row.label)]),
+            "baseline_f05": f05([(row.baseline_mask, row.label)]),
+        }
+        for row in rows
+    }
+    return {
+        "f05": f05([(row.ink_mask, row.label) for row in rows]),
+        "baseline_f05": f05([(row.baseline_mask, row.label) for row in rows]),
+        "threshold": threshold,
+        "fragments": per_fragment,
+    }
+
+
+def f05(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return F0.5 over all pixels of pairs of ink mask and label, bool (Y, X)."""
+    tp = sum(int((mask & label).sum()) for mask, label in pairs)
+    fp = sum(int((mask & ~label).sum()) for mask, label in pairs)
+    fn = sum(int((~mask & label).sum()) for mask, label in pairs)
+    return float(fbeta(tp, fp, fn))
+
+
+def _timed(seconds: dict[str, float], step: str, run: Callable[[], Any]) -> Any:
+    """Run a step, add its time to `seconds` and return what it returns."""
+    note(f"{step} ...") if step not in seconds else None
+    started_s = time.monotonic()
+    result = run()
+    seconds[step] = seconds.get(step, 0.0) + time.monotonic() - started_s
+    return result

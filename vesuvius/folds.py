@@ -1,0 +1,184 @@
+"""Which part of which fragment is trained on, and which is only looked at to validate.
+
+A fragment is cut into rectangular pieces. Between training and validation stays a gap, because
+neighbouring voxels share fibres, ink strokes and, through the patches, each other's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.files import read_json, write_json
+
+Role = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rectangle of a fragment, all its layers, with what it is used for.
+
+    Args:
+        fragment: Name of the fragment.
+        y_start: First row.
+        y_stop: One past the last row.
+        x_start: First column.
+        x_stop: One past the last column.
+        role: Whether it is trained on or validated on.
+    """
+
+    fragment: str
+    y_start: int
+    y_stop: int
+    x_start: int
+    x_stop: int
+    role: Role
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.y_start < self.y_stop and 0 <= self.x_start < self.x_stop):
+            raise ValueError(
+                f"{self} is empty or begins below 0; starts are at least 0, below stops"
+            )
+        if self.role not in get_args(Role):
+            raise ValueError(
+                f"{self}: role {self.role!r} is not one of {', '.join(get_args(Role))}"
+            )
+
+    def __str__(self) -> str:
+        rows, columns = f"{self.y_start}:{self.y_stop}", f"{self.x_start}:{self.x_stop}"
+        return f"{self.role} piece of {self.fragment} (rows {rows}, columns {columns})"
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the piece in a (Y, X) map."""
+        return slice(self.y_start, self.y_stop), slice(self.x_start, self.x_stop)
+
+
+def hold_out_stripes(
+    name: str, mask_YX: NDArray[np.bool_], fraction: float = 0.25, gap: int = 64
+) -> list[Piece]:
+    """Cut a fragment across its longer side into a training and a validation piece.
+
+    Args:
+        name: Name of the fragment.
+        mask_YX: Papyrus mask, (Y, X) bool; the pieces cover its bounding box.
+        fraction: About how much of the papyrus the validation piece holds, between 0 and 1. It is
+            the lower (or right) end.
+        gap: Rows (or columns) between the two pieces, taken from the training piece.
+
+    Returns:
+        The training piece and the validation piece.
+
+    Raises:
+        ValueError: The mask is black, `fraction` is not between 0 and 1, or no training is left.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction {fraction} for {name} is not allowed; above 0 and below 1")
+    y_start, y_stop, x_start, x_stop = box = _bounding_box(name, mask_YX)
+    is_wider = x_stop - x_start > y_stop - y_start
+    start, stop = box[2:] if is_wider else box[:2]
+    count = np.count_nonzero(mask_YX, axis=0 if is_wider else 1)[start:stop]
+    # The first line with no more than `fraction` of the papyrus from it to the end.
+    remaining = count[::-1].cumsum()[::-1]
+    cut = min(start + int(np.argmax(remaining <= fraction * count.sum())), stop - 1)
+    if cut - gap <= start:
+        raise ValueError(
+            f"{name}: papyrus {stop - start} px long leaves nothing to train on beside a "
+            f"validation fraction of {fraction} and a gap of {gap} px; make one of them smaller"
+        )
+    if is_wider:
+        return [
+            Piece(name, y_start, y_stop, start, cut - gap, "train"),
+            Piece(name, y_start, y_stop, cut, stop, "validation"),
+        ]
+    return [
+        Piece(name, start, cut - gap, x_start, x_stop, "train"),
+        Piece(name, cut, stop, x_start, x_stop, "validation"),
+    ]
+
+
+def hold_out_fragment(masks: Mapping[str, NDArray[np.bool_]], held_out: str) -> list[Piece]:
+    """Train on whole fragments and validate on another one.
+
+    Args:
+        masks: Papyrus mask (Y, X) bool of each fragment by name.
+        held_out: Name of the fragment to validate on.
+
+    Returns:
+        One piece per fragment, the bounding box of its papyrus.
+
+    Raises:
+        ValueError: `held_out` is unknown, no other fragment is left, or a mask is black.
+    """
+    if held_out not in masks or len(masks) == 1:
+        raise ValueError(
+            f"cannot hold out {held_out!r} of the fragments {', '.join(masks)}; "
+            "name one of them, and keep at least one other to train on"
+        )
+    return [
+        Piece(name, *_bounding_box(name, mask_YX), "validation" if name == held_out else "train")
+        for name, mask_YX in masks.items()
+    ]
+
+
+def check_disjoint(pieces: Iterable[Piece], gap: int) -> None:
+    """Refuse pieces that would let training see what validation is scored on.
+
+    Args:
+        pieces: Pieces of any fragments.
+        gap: Least distance in pixels, along y or x, between training and validation.
+
+    Raises:
+        ValueError: A training and a validation piece overlap or are closer than `gap`.
+    """
+    pieces = list(pieces)
+    for train, validation in product(pieces, pieces):
+        if (train.role, validation.role) != ("train", "validation"):
+            continue
+        distance = _distance(train, validation)
+        if train.fragment == validation.fragment and distance < gap:
+            found = "overlap" if distance < 0 else f"are {distance} px apart"
+            raise ValueError(
+                f"{train} and {validation} {found}; at least {gap} px must lie between"
+            )
+
+
+def write_folds(path: Path, pieces: Iterable[Piece]) -> None:
+    """Write pieces as JSON."""
+    write_json(path, [asdict(piece) for piece in pieces])
+
+
+def read_folds(path: Path) -> list[Piece]:
+    """Read pieces from JSON.
+
+    Raises:
+        ValueError: The file does not hold pieces.
+    """
+    try:
+        return [Piece(**fields) for fields in read_json(path)]
+    except TypeError as error:
+        raise ValueError(f"{path} holds no list of pieces ({error}); train writes it") from error
+
+
+def _distance(a: Piece, b: Piece) -> int:
+    """Return how many pixels lie between two pieces, along the axis that separates them most.
+
+    Rows 0:4 and 6:9 are 2 apart, 0:4 and 4:9 touch (0), 0:4 and 3:9 overlap (-1).
+    """
+    return max(
+        a.y_start - b.y_stop, b.y_start - a.y_stop, a.x_start - b.x_stop, b.x_start - a.x_stop
+    )
+
+
+def _bounding_box(name: str, mask_YX: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return y_start, y_stop, x_start, x_stop of what is not zero."""
+    rows, columns = np.flatnonzero(mask_YX.any(axis=1)), np.flatnonzero(mask_YX.any(axis=0))
+    if not rows.size:
+        raise ValueError(f"papyrus mask of {name} is all black; papyrus is where it is not zero")
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -1,0 +1,261 @@
+"""What a fragment looks like on disk; the only module that knows folder layouts.
+
+| layout | voxels | papyrus mask | ink label |
+|---|---|---|---|
+| kaggle | `surface_volume/00.tif` ... | `mask.png` | `inklabels.png` |
+| segment | `layers/NN.tif` ... | `mask.png`, `*_mask.png` | `*inklabels.png` |
+| tiff | numbered TIFF files in the folder itself | as segment | as segment |
+| zarr | OME-Zarr 0.4 or 0.5, full resolution | | |
+| prepared | `<name>.vol` as written by `vesuvius prepare` | inside | inside |
+
+Masks and labels may be missing, save the mask of the kaggle layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from core.terminal import note
+from vesuvius.layers import is_layer, open_layers
+from vesuvius.ome_zarr import METADATA_FILES, open_zarr
+from vesuvius.prepared import SUFFIX, LayersInnermost, open_prepared
+
+Layout = Literal["kaggle", "segment", "tiff", "zarr", "prepared"]
+VoxelSize = tuple[float, float, float]
+
+_TIFF_FOLDERS = {"kaggle": "surface_volume", "segment": "layers", "tiff": "."}
+
+
+class VolumeReader(Protocol):
+    """Voxels that are read in bands of rows, as uint8 whatever the source.
+
+    Sources of 16 bits are read as value >> 8.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X)."""
+
+    def read(self, z_start: int, z_stop: int, y_start: int, y_stop: int) -> np.ndarray:
+        """Return the rows y_start..y_stop of layers z_start..z_stop, uint8 (Z, rows, X)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fragment:
+    """An opened fragment.
+
+    Attributes:
+        name: The name of its folder, without `.vol` or `.zarr`.
+        path: Its folder.
+        layout: How the folder is laid out.
+        volume: The voxels.
+        papyrus_mask: bool (Y, X), somewhere True.
+        ink_label: bool (Y, X), or None if there is none.
+        files: All files it was read from.
+        voxel_size_um: (Z, Y, X), or None if unknown.
+    """
+
+    name: str
+    path: Path
+    layout: Layout
+    volume: VolumeReader
+    papyrus_mask: np.ndarray
+    ink_label: np.ndarray | None
+    files: tuple[Path, ...]
+    voxel_size_um: VoxelSize | None = None
+
+
+def open_fragment(path: str | Path, mask_path: str | Path | None = None) -> Fragment:
+    """Open a fragment of any layout; only headers, mask and label are read.
+
+    Args:
+        path: The folder.
+        mask_path: A papyrus mask to use instead of the fragment's own.
+
+    Raises:
+        FileNotFoundError: If the folder, or a mask that must be there, does not exist.
+        ValueError: If the folder has no known layout, or its files are damaged or do not fit.
+    """
+    path = Path(path)
+    layout = _find_layout(path)
+    if layout == "prepared":
+        return _open_store(path, mask_path)
+    voxel_size_um = None
+    if layout == "zarr":
+        volume, voxel_size_um = open_zarr(path)
+        files = _files_below(path)
+    else:
+        volume = open_layers(path / _TIFF_FOLDERS[layout], 0 if layout == "kaggle" else None)
+        files = [layer.path for layer in volume.layers]
+    mask_path = mask_path or _find_image(path, "mask.png", "*_mask.png")
+    label_path = _find_image(path, "inklabels.png", "*inklabels.png")
+    if mask_path is None and layout == "kaggle":
+        raise FileNotFoundError(f"{path / 'mask.png'} not found; copy the papyrus mask there")
+    return Fragment(
+        name=_name(path),
+        path=path,
+        layout=layout,
+        volume=volume,
+        papyrus_mask=_read_mask(path, mask_path, volume.shape[1:]),
+        ink_label=None if label_path is None else _read_fitting(label_path, volume.shape[1:]),
+        files=tuple([*files, *(Path(image) for image in (mask_path, label_path) if image)]),
+        voxel_size_um=voxel_size_um,
+    )
+
+
+def fingerprint(fragment: Fragment) -> str:
+    """Return a cheap identity of the files of a fragment: hash of names, sizes and times."""
+    digest = hashlib.sha256()
+    for file in sorted(fragment.files):
+        stat = file.stat()
+        name = os.path.relpath(file, fragment.path)
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def read_binary_png(path: str | Path) -> np.ndarray:
+    """Read a black and white image; what is brighter than half of its brightest pixel is True.
+
+    So palette images, 0/1, 0/255 and 0/65535 all read the same. Colour images must be grey.
+
+    Returns:
+        bool (Y, X).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be decoded or is coloured.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found")
+    try:
+        with _any_image_size(), Image.open(path) as image:
+            image.load()
+            grey = _grey(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a readable image ({error}); save it again") from error
+    if grey is None:
+        raise ValueError(f"{path} is coloured; save it as a black and white PNG")
+    return grey > grey.max() / 2
+
+
+def _find_layout(path: Path) -> Layout:
+    """Tell the layout of a folder; raise ValueError if it has none."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found")
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder; give the folder of a fragment")
+    names = {entry.name for entry in path.iterdir()}
+    if path.suffix == SUFFIX:
+        return "prepared"
+    if _TIFF_FOLDERS["kaggle"] in names:
+        return "kaggle"
+    if _TIFF_FOLDERS["segment"] in names:
+        return "segment"
+    if names.intersection(METADATA_FILES):
+        return "zarr"
+    if any(is_layer(path / name) for name in names):
+        return "tiff"
+    raise ValueError(
+        f"{path} {'holds no layers' if names else 'is empty'}; expected surface_volume/ or layers/ "
+        "with numbered TIFF files, such files themselves, OME-Zarr, or a prepared volume (.vol)"
+    )
+
+
+def _name(path: Path) -> str:
+    """Return the name of a fragment: "1", "a.vol" and "a.ome.zarr" give "1", "a" and "a"."""
+    name = path.resolve().name
+    for suffix in (SUFFIX, ".ome.zarr", ".zarr"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _open_store(path: Path, mask_path: str | Path | None) -> Fragment:
+    """Open a prepared volume as a fragment."""
+    store = open_prepared(path)
+    size = store.papyrus_mask.shape
+    voxel_size_um = store.info["voxel_size_um"]
+    return Fragment(
+        name=store.name,
+        path=path,
+        layout="prepared",
+        volume=LayersInnermost(store.volume),
+        papyrus_mask=_read_mask(path, mask_path, size) if mask_path else store.papyrus_mask,
+        ink_label=store.ink_label,
+        files=tuple([*_files_below(path), *([Path(mask_path)] if mask_path else [])]),
+        voxel_size_um=tuple(voxel_size_um) if voxel_size_um else None,
+    )
+
+
+def _files_below(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()]
+
+
+def _find_image(folder: Path, name: str, pattern: str) -> Path | None:
+    """Return the image of that name, else the only one that fits the pattern, else None."""
+    if (folder / name).exists():
+        return folder / name
+    found = sorted(folder.glob(pattern))
+    if len(found) > 1:
+        names = ", ".join(image.name for image in found)
+        raise ValueError(f"{folder} holds several images: {names}; rename the right one to {name}")
+    return found[0] if found else None
+
+
+def _read_mask(path: Path, mask_path: str | Path | None, size: tuple[int, int]) -> np.ndarray:
+    """Read the papyrus mask; all True if there is none."""
+    if mask_path is None:
+        note(f"{path}: no papyrus mask found, so all of it counts as papyrus")
+        return np.ones(size, bool)
+    mask = _read_fitting(mask_path, size)
+    if not mask.any():
+        raise ValueError(f"{mask_path} is all black, so there is no papyrus; give another mask")
+    return mask
+
+
+def _read_fitting(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a mask or label; raise ValueError unless it has the size of the layers."""
+    image = read_binary_png(path)
+    if image.shape != size:
+        raise ValueError(
+            f"{path} is {image.shape[0]} x {image.shape[1]} but the layers are {size[0]} x "
+            f"{size[1]} (height x width); give the image of these layers"
+        )
+    return image
+
+
+def _grey(image: Image.Image) -> np.ndarray | None:
+    """Return the grey values (Y, X) of an image whatever its mode, None if it is coloured."""
+    pixels = np.asarray(image)
+    if image.mode == "P":
+        palette = np.zeros((256, 3), np.uint8)
+        stored = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        palette[: len(stored)] = stored
+        is_used = np.array(image.histogram()) > 0
+        is_grey = (palette[is_used] == palette[is_used, :1]).all()
+        return palette[pixels, 0] if is_grey else None
+    if pixels.ndim == 2:
+        return pixels
+    num_colours = pixels.shape[2] - ("A" in image.getbands())
+    is_grey = all((pixels[..., i] == pixels[..., 0]).all() for i in range(1, num_colours))
+    return pixels[..., 0] if is_grey else None
+
+
+@contextmanager
+def _any_image_size() -> Iterator[None]:
+    """Let Pillow open images of any size: fragments exceed what it takes for an attack."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,60 @@
+"""RepMode for ink: a 3D encoder of task-gated experts, skips turned 2D, a 2D decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from core.collapse import CollapsedUNet
+from core.mode import MoDE
+from core.unet3d import Parts, TaskConditioned
+
+ActivationName = Literal["relu", "mish", "funnel", "flexible"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes and choices of the ink network.
+
+    Args:
+        base_channels: Width of the first stage; it doubles with each stage.
+        num_stages: Number of halvings of the volume.
+        activation: Activation of the MoDE blocks.
+        resample_activation: Activation after the strided and transposed convolutions.
+        dropout: Probability of dropping an input element of a MoDE block in training, 0..1.
+    """
+
+    base_channels: int = 16
+    num_stages: int = 4
+    activation: ActivationName = "mish"
+    resample_activation: ActivationName = "funnel"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.base_channels < 1 or self.num_stages < 1:
+            raise ValueError(
+                f"base_channels {self.base_channels} and num_stages {self.num_stages} "
+                "must be at least 1"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} is outside 0..1; use 0 for none")
+
+
+def build_network(config: NetworkConfig, num_layers: int, num_tasks: int) -> TaskConditioned:
+    """Return the ink network: volumes (N, 1, Z, Y, X) and tasks (N,) to logits (N, 1, Y, X).
+
+    Args:
+        config: Sizes and choices.
+        num_layers: Z, the layers of the window.
+        num_tasks: Number of tasks, at least 1.
+    """
+    choices = (config.activation, config.resample_activation, config.dropout)
+    network = CollapsedUNet(
+        Parts(partial(MoDE, num_tasks=num_tasks), 3, *choices),
+        Parts(partial(MoDE, num_tasks=num_tasks, num_axes=2), 2, *choices),
+        num_layers,
+        config.base_channels,
+        config.num_stages,
+    )
+    return TaskConditioned(network, num_tasks)

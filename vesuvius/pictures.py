@@ -1,0 +1,64 @@
+"""Pictures of maps: small, with ink bright, and a prediction laid over its label.
+
+Every picture is uint8, (Y, X) gray or (Y, X, 3) RGB.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+BAND_ROWS = 512
+FOUND, MISSED, INVENTED = (255, 255, 255), (70, 130, 255), (255, 90, 60)
+
+
+def shrink(map_YX: np.ndarray, max_side: int = 1200) -> np.ndarray:
+    """Return a map (Y, X) of 0..1 as a gray picture whose longer side is at most `max_side`.
+
+    Pixels are averaged over whole blocks, band by band, so a map on disk never fills the memory.
+    """
+    height, width = map_YX.shape
+    factor = max(1, -(-max(height, width) // max_side))
+    rows = BAND_ROWS // factor * factor or factor
+    bands = []
+    for start in range(0, height, rows):
+        band = np.asarray(map_YX[start : start + rows], np.float32)
+        size = (-(-width // factor), -(-len(band) // factor))
+        bands.append(cv2.resize(band, size, interpolation=cv2.INTER_AREA))
+    return np.round(np.concatenate(bands) * 255).clip(0, 255).astype(np.uint8)
+
+
+def overlay(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return ink masks (Y, X) bool as one RGB picture: found white, missed blue, invented red."""
+    picture = np.zeros((*label.shape, 3), np.uint8)
+    picture[predicted & label] = FOUND
+    picture[~predicted & label] = MISSED
+    picture[predicted & ~label] = INVENTED
+    return picture
+
+
+def side_by_side(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
+    """Return gray pictures of one height beside each other, with a gray gap between them."""
+    space = np.full((pictures[0].shape[0], gap), 128, np.uint8)
+    parts = [part for picture in pictures for part in (picture, space)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a picture as PNG.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path.write_bytes(png_bytes(picture))
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
+    if picture.ndim == 3:
+        picture = picture[:, :, ::-1]
+    is_encoded, encoded = cv2.imencode(".png", picture)
+    assert is_encoded
+    return encoded.tobytes()

@@ -1,0 +1,133 @@
+"""Recipes: each a function that returns the complete configuration of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from core.training import TrainingConfig
+from vesuvius.augment import AugmentConfig
+from vesuvius.networks.repmode import NetworkConfig
+from vesuvius.sampling import SamplingConfig
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """What the network sees of a volume.
+
+    Args:
+        num_layers: Layers of the window.
+        z_start: First layer of the window; None centres it on each fragment's sheet.
+        intensity: "zscore": mean 0 and standard deviation 1 inside the papyrus mask of each
+            fragment; "raw": value / 255.
+        z_shift: Most layers by which a training patch's window is moved up or down at random.
+    """
+
+    num_layers: int = 16
+    z_start: int | None = None
+    intensity: Literal["raw", "zscore"] = "zscore"
+    z_shift: int = 0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Dice + soft binary cross-entropy.
+
+    Args:
+        smoothing: Label smoothing of the cross-entropy: labels 0 and 1 become s and 1 - s.
+        dice_weight: Weight of Dice; the cross-entropy has the rest.
+    """
+
+    smoothing: float = 0.25
+    dice_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What is held out of training, and how it is looked at.
+
+    Args:
+        fragment: Name of a fragment to hold out whole; None holds out an end of every fragment.
+        fraction: Part of each fragment's papyrus held out when `fragment` is None.
+        gap: Pixels left out between training and validation pieces.
+        tile_size: Rows and columns of a prediction tile.
+        stride: Step between prediction tiles, in pixels.
+    """
+
+    fragment: str | None = None
+    fraction: float = 0.25
+    gap: int = 128
+    tile_size: int = 128
+    stride: int = 96
+
+
+@dataclass(frozen=True)
+class InkRecipe:
+    """Everything that decides what a training run does, but for where its data is."""
+
+    network: NetworkConfig
+    window: WindowConfig
+    sampling: SamplingConfig
+    augment: AugmentConfig
+    loss: LossConfig
+    validation: ValidationConfig
+    training: TrainingConfig
+
+
+def buckets() -> InkRecipe:
+    """Return the seed project's best recipe, for one 12 GB GPU.
+
+    Patches of 64 x 64 x 64 from Canny edges, randomly translated, in 10 buckets of ink fraction,
+    with void patches beside them; normalised; no augmentation; Mish, and Funnel after the strided
+    and transposed convolutions.
+    """
+    return InkRecipe(
+        network=NetworkConfig(
+            base_channels=16, num_stages=4, activation="mish", resample_activation="funnel"
+        ),
+        window=WindowConfig(num_layers=64, intensity="zscore"),
+        sampling=SamplingConfig(patch_size=64, num_buckets=10, bucket_cap=1000, num_void=5000),
+        augment=NO_AUGMENTATION,
+        loss=LossConfig(smoothing=0.25, dice_weight=0.5),
+        validation=ValidationConfig(),
+        training=TrainingConfig(
+            epochs=19,
+            batch_size=8,
+            learning_rate=2e-5,
+            warmup_epochs=9,
+            clip_norm=3.0,
+            num_workers=4,
+            checkpoint_every_steps=500,
+        ),
+    )
+
+
+def small() -> InkRecipe:
+    """Return a recipe that two CPU cores train in minutes: width 8, 16 layers, flips and turns."""
+    return InkRecipe(
+        network=NetworkConfig(
+            base_channels=8, num_stages=3, activation="relu", resample_activation="relu"
+        ),
+        window=WindowConfig(num_layers=16, intensity="zscore"),
+        sampling=SamplingConfig(patch_size=64, num_buckets=10, bucket_cap=30, num_void=100),
+        augment=replace(NO_AUGMENTATION, flip=0.5, rotate90=0.5),
+        loss=LossConfig(smoothing=0.05, dice_weight=0.5),
+        validation=ValidationConfig(),
+        training=TrainingConfig(
+            epochs=6,
+            batch_size=8,
+            learning_rate=3e-3,
+            warmup_epochs=0.5,
+            clip_norm=3.0,
+            ema_decay=0.98,
+            precision="no",
+        ),
+    )
+
+
+NO_AUGMENTATION = AugmentConfig(
+    flip=0.0, rotate90=0.0, brightness_contrast=0.0, noise=0.0, layer_dropout=0
+)
+
+RECIPES: dict[str, Callable[[], InkRecipe]] = {"buckets": buckets, "small": small}

@@ -1,0 +1,133 @@
+"""One page of pictures about a run: what was asked, what was found, how it was learned."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.files import atomic_path
+from vesuvius.pictures import overlay, png_bytes, shrink
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
+       color: #222; }
+h1, h2 { font-weight: 600; } figure { margin: 0; } figcaption { font-size: 14px; color: #555; }
+.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1rem; }
+img { width: 100%; border: 1px solid #ccc; } table { border-collapse: collapse; }
+td, th { padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class MapRow:
+    """One fragment on the page; all maps (Y, X).
+
+    Attributes:
+        name: Name of the fragment.
+        label: Truth, bool.
+        prob: Predicted probability, float32 0..1.
+        ink_mask: What was submitted, bool.
+        baseline_mask: What the intensity baseline calls ink, bool.
+    """
+
+    name: str
+    label: np.ndarray
+    prob: np.ndarray
+    ink_mask: np.ndarray
+    baseline_mask: np.ndarray
+
+
+def write_report(
+    out: Path, rows: list[MapRow], scores: Mapping[str, Any], seconds: Mapping[str, float]
+) -> None:
+    """Write `report.html`, pictures inside, beside the run it is about.
+
+    Args:
+        out: Folder of the demo; its `model/metrics.jsonl` gives the learning curve.
+        rows: The fragments.
+        scores: As in scores.json.
+        seconds: Time of each step.
+    """
+    lines = (out / "model" / "metrics.jsonl").read_text().splitlines()
+    body = [
+        "<h1>From simulated papyrus to a submission</h1>",
+        "<p>Two simulated fragments were trained on; the two below were never seen. Threshold and "
+        "baseline were fitted on the training fragments. Simulated ink is a simple model: these "
+        "scores show that the path works, not how well real ink is found.</p>",
+        _score_table(scores),
+        *[_maps(row) for row in rows],
+        "<h2>Learning curve</h2>",
+        _figure(_learning_curve([json.loads(line) for line in lines]), "per epoch"),
+        "<h2>Time</h2>",
+        _table(["step", "seconds"], [[step, f"{time:.1f}"] for step, time in seconds.items()]),
+    ]
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f"<title>Ink detection demo</title><style>{STYLE}</style>{''.join(body)}</html>"
+    )
+    with atomic_path(out / "report.html") as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def _score_table(scores: Mapping[str, Any]) -> str:
+    rows = [
+        [name, f"{found['f05']:.3f}", f"{found['baseline_f05']:.3f}"]
+        for name, found in [*scores["fragments"].items(), ("together", scores)]
+    ]
+    caption = f"<p>Threshold {scores['threshold']:.3f}, chosen on held-out training pieces.</p>"
+    return _table(["fragment", "F0.5 of the model", "F0.5 of intensity alone"], rows) + caption
+
+
+def _maps(row: MapRow) -> str:
+    """Return the pictures of one fragment."""
+    pictures = [
+        (shrink(row.label), "label"),
+        (shrink(row.prob), "predicted probability"),
+        (overlay(row.ink_mask, row.label), "submitted: found white, missed blue, invented red"),
+        (overlay(row.baseline_mask, row.label), "intensity alone, same colours"),
+    ]
+    figures = "".join(_figure(png_bytes(picture), caption) for picture, caption in pictures)
+    return f'<h2>Fragment {html.escape(row.name)}</h2><div class="row">{figures}</div>'
+
+
+def _learning_curve(epochs: list[dict[str, Any]]) -> bytes:
+    """Return training loss and validation F0.5 over epochs as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    curves = {
+        "training loss": [row["train"]["loss"] for row in epochs],
+        "validation F0.5": [row["validation"]["f05"] for row in epochs],
+    }
+    for axes, (title, values) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+        axes.plot([row["epoch"] for row in epochs], values, marker="o")
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    return buffer.getvalue()
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
+    return (
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -1,0 +1,270 @@
+"""Training: from prepared volumes and a recipe to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from core.config import to_dict
+from core.deploy import specialize
+from core.inference import stream
+from core.losses import DiceBCELoss
+from core.metrics import ProbabilityHistogram
+from core.terminal import note
+from core.tiling import TilePlan
+from core.training import FitResult, Validation, fit
+from core.unet3d import TaskConditioned
+from vesuvius.dataset import InkPatches, PatchSource
+from vesuvius.folds import (
+    Piece,
+    check_disjoint,
+    hold_out_fragment,
+    hold_out_stripes,
+    write_folds,
+)
+from vesuvius.inkmap import (
+    INK_TASK,
+    MODEL,
+    TASKS,
+    Window,
+    ink_predictor,
+    window_reader,
+)
+from vesuvius.networks.repmode import build_network
+from vesuvius.pictures import shrink, side_by_side
+from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
+from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig
+from vesuvius.sampling import sample_fragments
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an ink model on the prepared volumes of a folder, validating on pieces held out.
+
+    Args:
+        data: Folder of prepared volumes (`<name>.vol`), all of them with ink labels.
+        out: Run folder to write: checkpoints, metrics, previews, the resolved configuration.
+        resume: Continue the run in `out` exactly where it stopped.
+        recipe: What to train; the options below override the recipe's choices.
+    """
+
+    data: Path
+    out: Path
+    recipe: Annotated[InkRecipe, tyro.conf.arg(name="")]
+    resume: bool = False
+
+    def __call__(self) -> FitResult:
+        """Run the training."""
+        return train(self.data, self.out, self.recipe, self.resume)
+
+
+TrainCommand = tyro.extras.subcommand_type_from_defaults(
+    {
+        name: Train(data=tyro.MISSING, out=tyro.MISSING, recipe=recipe())
+        for name, recipe in RECIPES.items()
+    },
+    descriptions={name: (recipe.__doc__ or "").splitlines()[0].removeprefix("Return ") for name, recipe in RECIPES.items()},
+    prefix_names=False,
+)
+
+
+def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> FitResult:
+    """Train a recipe on every prepared volume of a folder.
+
+    Args:
+        data: Folder of prepared volumes.
+        out: Run folder.
+        recipe: What to train.
+        resume: Whether to continue the run in `out`.
+
+    Raises:
+        ValueError: If the volumes and the recipe do not fit together, or `out` holds a run.
+    """
+    volumes = open_volumes(data)
+    pieces = choose_pieces(volumes, recipe.validation)
+    windows = {
+        name: Window.of(volume.statistics, recipe.window) for name, volume in volumes.items()
+    }
+    for name, window in windows.items():
+        note(f"{name}: layers {window.z_start}..{window.z_stop - 1} of {depth(volumes[name])}")
+    seed = recipe.training.seed
+    points = sample_fragments(volumes, pieces, recipe.sampling, seed)
+    note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
+    dataset = make_dataset(recipe, volumes, points, windows)
+    torch.manual_seed(seed)
+    model = build_network(recipe.network, recipe.window.num_layers, len(TASKS))
+    description = describe(recipe, volumes)
+    out.mkdir(parents=True, exist_ok=True)
+    write_folds(out / "folds.json", pieces)
+    return fit(
+        model,
+        dataset,
+        InkLoss(recipe.loss),
+        Validator(volumes, pieces, windows, recipe.validation),
+        recipe.training,
+        out,
+        description,
+        resume,
+    )
+
+
+def open_volumes(data: Path) -> dict[str, PreparedVolume]:
+    """Return the prepared volumes of a folder by name.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If it holds none, one has no ink label, or they differ in their layers.
+    """
+    if not data.is_dir():
+        raise FileNotFoundError(f"no folder {data.absolute()}; make it with `vesuvius prepare`")
+    volumes = {volume.name: volume for volume in map(open_prepared, sorted(data.glob("*.vol")))}
+    if not volumes:
+        raise ValueError(
+            f"{data} holds no prepared volume (<name>.vol); make them with "
+            f"`vesuvius prepare FRAGMENT... --out {data}`"
+        )
+    depths = {name: depth(volume) for name, volume in volumes.items()}
+    if len(set(depths.values())) > 1:
+        found = ", ".join(f"{name} {number}" for name, number in depths.items())
+        raise ValueError(
+            f"volumes of {data} differ in their number of layers ({found}); check for missing or "
+            "extra layers and prepare them again, or train on those that agree"
+        )
+    return volumes
+
+
+def depth(volume: PreparedVolume) -> int:
+    """Return the number of layers of a volume."""
+    return volume.volume.shape[2]
+
+
+def choose_pieces(volumes: Mapping[str, PreparedVolume], config: ValidationConfig) -> list[Piece]:
+    """Return the training and validation pieces, checked to be apart.
+
+    Raises:
+        ValueError: If the held-out fragment does not exist, or nothing is left to train on.
+    """
+    if config.fragment is not None:
+        masks = {name: volume.papyrus_mask for name, volume in volumes.items()}
+        pieces = hold_out_fragment(masks, config.fragment)
+    else:
+        pieces = [
+            piece
+            for name, volume in volumes.items()
+            for piece in hold_out_stripes(name, volume.papyrus_mask, config.fraction, config.gap)
+        ]
+    check_disjoint(pieces, config.gap)
+    return pieces
+
+
+def make_dataset(
+    recipe: InkRecipe,
+    volumes: Mapping[str, PreparedVolume],
+    points: Mapping[str, np.ndarray],
+    windows: Mapping[str, Window],
+) -> InkPatches:
+    """Return the patches that a recipe trains on."""
+    sources = [
+        PatchSource(volumes[name], corners, task=INK_TASK, **asdict(windows[name]))
+        for name, corners in points.items()
+    ]
+    return InkPatches(
+        sources,
+        recipe.sampling.patch_size,
+        recipe.training.seed,
+        recipe.augment,
+        recipe.window.z_shift,
+    )
+
+
+def describe(recipe: InkRecipe, volumes: Mapping[str, PreparedVolume]) -> dict[str, Any]:
+    """Return what a checkpoint must say about itself to be used and traced."""
+    return {
+        "model": MODEL,
+        "recipe": to_dict(recipe),
+        "tasks": list(TASKS),
+        "num_layers": max(map(depth, volumes.values())),
+        "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
+    }
+
+
+class InkLoss:
+    """Dice + soft BCE of a batch inside the papyrus mask."""
+
+    def __init__(self, config: LossConfig) -> None:
+        self._loss = DiceBCELoss(config.smoothing, config.dice_weight)
+
+    def __call__(
+        self, model: nn.Module, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its parts."""
+        loss: tuple[Tensor, dict[str, Tensor]] = self._loss(
+            model(batch["x"], batch["task"]), batch["label"], batch["valid"]
+        )
+        return loss
+
+
+class Validator:
+    """Maps the held-out pieces and scores them together: best F0.5 and its threshold.
+
+    The threshold is kept with the checkpoint, and is what `vesuvius submit` uses.
+    """
+
+    def __init__(
+        self,
+        volumes: Mapping[str, PreparedVolume],
+        pieces: Sequence[Piece],
+        windows: Mapping[str, Window],
+        config: ValidationConfig,
+    ) -> None:
+        self._volumes = volumes
+        self._pieces = [piece for piece in pieces if piece.role == "validation"]
+        self._windows = windows
+        self._config = config
+
+    def __call__(self, model: TaskConditioned) -> Validation:
+        """Return the score of `model`, with a picture of label and prediction per piece."""
+        device = next(model.parameters()).device
+        plain = specialize(model, INK_TASK)
+        histogram = ProbabilityHistogram()
+        previews = {}
+        for piece in self._pieces:
+            volume = self._volumes[piece.fragment]
+            prob = self._map(plain, piece, device)
+            label, mask = volume.ink_label[piece.slices], volume.papyrus_mask[piece.slices]
+            histogram.add(prob, label, mask)
+            previews[piece.fragment] = side_by_side(shrink(label), shrink(prob))
+        threshold, f05 = histogram.best_threshold()
+        metrics = {
+            "f05": f05,
+            "threshold": threshold,
+            "average_precision": histogram.average_precision(),
+        }
+        return Validation(score=f05, metrics=metrics, previews=previews, meta={"threshold": threshold})
+
+    def _map(self, plain: nn.Module, piece: Piece, device: torch.device) -> np.ndarray:
+        """Return the ink probability of a piece, float32 (Y, X)."""
+        volume, window = self._volumes[piece.fragment], self._windows[piece.fragment]
+        shape = (piece.y_stop - piece.y_start, piece.x_stop - piece.x_start)
+        tile, stride = self._config.tile_size, self._config.stride
+        prob = np.empty(shape, np.float32)
+
+        def write(start: int, stop: int, values: np.ndarray) -> None:
+            prob[start:stop] = values[0]
+
+        stream(
+            TilePlan(shape, (tile, tile), (stride, stride)),
+            window_reader(LayersInnermost(volume.volume), window, piece),
+            ink_predictor(plain, window, device),
+            write,
+            batch_size=8,
+            mask=volume.papyrus_mask[piece.slices],
+        )
+        return prob
