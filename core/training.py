@@ -121,8 +121,9 @@ def start_accelerator(precision: str) -> Accelerator:
         ValueError: If the device lacks the precision.
     """
     from accelerate import Accelerator, PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    device = PartialState().device
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     is_gpu = device.type == "cuda"
     if precision == "auto":
         has_bf16 = is_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

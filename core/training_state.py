@@ -80,12 +80,14 @@ class TrainingState:
         self.optimizer = accelerator.prepare_optimizer(
             torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=weight_decay)
         )
-        self.average = average and accelerator.prepare_model(average, evaluation_mode=True)
+        self.average: nn.Module | None = None
+        if average is not None:
+            self.average = accelerator.prepare_model(average, evaluation_mode=True)
 
     @property
     def evaluated(self) -> nn.Module:
         """Return the network that is validated and kept: the average if there is one."""
-        return self.average or self.plain
+        return self.plain if self.average is None else self.average
 
     def update_average(self, step: int) -> None:
         """Move the average towards the weights after optimiser step `step` of the run (from 1).
@@ -112,7 +114,7 @@ class TrainingState:
             **facts,
             "position": asdict(self.position),
             "random_states": gather_object([capture_random_state(device)]),
-            "scaler": scaler and scaler.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
         }
         if self.accelerator.is_main_process:
             checkpoint.save(path, checkpoint.TRAINING_STATE, self._tensors(), meta)

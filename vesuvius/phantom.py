@@ -70,7 +70,7 @@ class Physics:
     crackle_layers: float = 0.5
     crackle_contrast: float = 0.15
     wear: float = 0.5
-    difficulty: float = 0.4
+    difficulty: float = 0.45
 
 
 class Phantom:

@@ -96,24 +96,26 @@ class FibreTexture:
 
     def _make_tile(self, rng: np.random.Generator, depth: int) -> np.ndarray:
         """Return a periodic tile of fibres along its last axis, float32 (depth, PERIOD, PERIOD)."""
-        across, along = np.fft.fftfreq(self.PERIOD)[:, None], np.fft.rfftfreq(self.PERIOD)[None]
-        response = np.zeros((self.PERIOD, self.PERIOD // 2 + 1), dtype=np.float32)
+        along = np.fft.rfftfreq(self.PERIOD)
+        across = np.fft.fftfreq(self.PERIOD)[:, None]
+        response = np.zeros((self.PERIOD, len(along)), dtype=np.float32)
         for weight, width, length in self.COMPONENTS:
-            low_pass = np.exp(
-                -2 * (np.pi * across * width) ** 2 - 2 * (np.pi * along * length) ** 2
-            )
+            low_pass = _gaussian_response(across, width) * _gaussian_response(along, length)
             response += weight * low_pass / np.linalg.norm(low_pass)
+        tile = rng.standard_normal((depth, self.PERIOD, self.PERIOD), dtype=np.float32)
+        for layer in tile:
+            layer[:] = np.fft.irfft2(np.fft.rfft2(layer) * response, layer.shape)
         layers = np.arange(depth)
         mix = np.exp(-0.5 * ((layers[:, None] - layers) / self.DEPTH_LAYERS) ** 2)
-        tile = np.zeros((depth, self.PERIOD, self.PERIOD), dtype=np.float32)
-        for source in layers:
-            noise = rng.standard_normal((self.PERIOD, self.PERIOD), dtype=np.float32)
-            smooth = np.fft.irfft2(np.fft.rfft2(noise) * response, noise.shape)
-            for target in layers:
-                tile[target] += np.float32(mix[source, target]) * smooth
+        tile = np.tensordot(mix.astype(np.float32), tile, axes=1)
         tile -= tile.mean(axis=(1, 2), keepdims=True)
         tile /= tile.std(axis=(1, 2), keepdims=True)
         return tile
+
+
+def _gaussian_response(frequency: np.ndarray, sigma_px: float) -> np.ndarray:
+    """Return the frequency response of a Gaussian blur; frequency in cycles per px."""
+    return np.exp(-2 * (np.pi * frequency * sigma_px) ** 2)
 
 
 class CrackleTexture:
@@ -126,23 +128,23 @@ class CrackleTexture:
         plate_px: Mean distance of the points.
     """
 
-    PERIOD = 512
-    CRACK_PX = 2.2  # full width of a crack at its bottom
+    PERIOD = 256
+    CRACK_PX = 2.2  # width of a crack at half its depth
 
     def __init__(self, rng: np.random.Generator, plate_px: float = 9.0) -> None:
         count = round(self.PERIOD / plate_px)
         pitch = self.PERIOD / count
-        points = (rng.uniform(0, 1, (count, count, 2)) + np.indices((count, count)).T) * pitch
-        pixels = np.stack(np.meshgrid(np.arange(self.PERIOD), np.arange(self.PERIOD)), axis=-1)
+        jitter = rng.uniform(0, 1, (count, count, 2))
+        pixels = np.moveaxis(np.indices((self.PERIOD, self.PERIOD)), 0, -1)
         cell = (pixels / pitch).astype(np.intp)
-        nearest = np.full((2, self.PERIOD, self.PERIOD), np.inf)
-        for dy, dx in np.ndindex(5, 5):
-            y, x = cell[..., 1] + dy - 2, cell[..., 0] + dx - 2
-            wrap = np.stack([x // count, y // count], axis=-1) * self.PERIOD
-            distance = np.linalg.norm(points[y % count, x % count] + wrap - pixels, axis=-1)
-            nearest[1] = np.minimum(nearest[1], np.maximum(nearest[0], distance))
-            nearest[0] = np.minimum(nearest[0], distance)
-        gap = nearest[1] - nearest[0]
+        nearest = second = np.full((self.PERIOD, self.PERIOD), np.inf)
+        for neighbour in np.ndindex(5, 5):
+            place = cell + neighbour - 2
+            points = (place + jitter[place[..., 0] % count, place[..., 1] % count]) * pitch
+            distance = np.linalg.norm(points - pixels, axis=-1)
+            second = np.minimum(second, np.maximum(nearest, distance))
+            nearest = np.minimum(nearest, distance)
+        gap = second - nearest
         self._tile = np.clip(1.5 - gap / self.CRACK_PX, 0, 1).astype(np.float32)
         self.mean = float(self._tile.mean())
         self.std = float(self._tile.std())

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,6 @@ import zarr
 from PIL import Image
 
 from vesuvius.fragment import fingerprint, open_fragment, read_binary_png
-from vesuvius.layers import open_layers
 from vesuvius.prepare import prepare_fragment
 
 SHAPE = (5, 61, 47)
@@ -46,62 +42,6 @@ def kaggle(tmp_path: Path, voxels: np.ndarray) -> Path:
     write_png(folder / "mask.png", np.tri(*SHAPE[1:], dtype=np.uint8) * 255)
     write_png(folder / "inklabels.png", np.eye(*SHAPE[1:], dtype=np.uint8) * 255)
     return folder
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"byteorder": ">"},
-        {"rowsperstrip": 7},
-        {"bigtiff": True},
-        {"tile": (16, 32)},
-        {"compression": "zlib"},
-        {"compression": "lzw", "rowsperstrip": 8},
-        {"compression": "zstd", "tile": (16, 32)},
-        {"compression": "zlib", "predictor": True, "rowsperstrip": 8, "byteorder": ">"},
-    ],
-    ids=str,
-)
-def test_bands_of_layers_equal_the_high_byte_of_what_was_written(
-    tmp_path: Path, voxels: np.ndarray, options: dict[str, object]
-) -> None:
-    if options.get("compression") in ("lzw", "zstd"):
-        pytest.importorskip("imagecodecs")
-    write_layers(tmp_path / "layers", voxels, **options)
-    volume = open_layers(tmp_path / "layers")
-    assert volume.shape == SHAPE
-    for z_start, z_stop, y_start, y_stop in BANDS:
-        band = volume.read(z_start, z_stop, y_start, y_stop)
-        assert band.dtype == np.uint8
-        np.testing.assert_array_equal(band, voxels[z_start:z_stop, y_start:y_stop] >> 8)
-
-
-def test_8_bit_layers_are_read_as_they_are(tmp_path: Path, voxels: np.ndarray) -> None:
-    write_layers(tmp_path / "layers", voxels.astype(np.uint8))
-    band = open_layers(tmp_path / "layers").read(0, 5, 3, 9)
-    np.testing.assert_array_equal(band, voxels.astype(np.uint8)[:, 3:9])
-
-
-def test_layers_are_ordered_by_number_not_by_name(tmp_path: Path, voxels: np.ndarray) -> None:
-    for number in (8, 9, 10, 11):
-        tifffile.imwrite(tmp_path / f"z{number}.tif", voxels[number - 8])
-    np.testing.assert_array_equal(open_layers(tmp_path).read(0, 4, 0, 61), voxels[:4] >> 8)
-
-
-def test_a_band_decodes_only_the_strips_that_cover_it(tmp_path: Path, voxels: np.ndarray) -> None:
-    path = tmp_path / "0.tif"
-    tifffile.imwrite(path, voxels[0], compression="zlib", rowsperstrip=8)
-    with tifffile.TiffFile(path) as tif:
-        offset, count = tif.pages[0].dataoffsets[2], tif.pages[0].databytecounts[2]
-    damaged = bytearray(path.read_bytes())
-    damaged[offset : offset + count] = bytes(count)
-    path.write_bytes(damaged)
-    volume = open_layers(tmp_path)
-    np.testing.assert_array_equal(volume.read(0, 1, 0, 16)[0], voxels[0, :16] >> 8)
-    np.testing.assert_array_equal(volume.read(0, 1, 24, 61)[0], voxels[0, 24:] >> 8)
-    with pytest.raises(Exception):  # noqa: B017, PT011 (the codec's own error)
-        volume.read(0, 1, 15, 17)
 
 
 def test_every_layout_of_the_same_voxels_reads_the_same(kaggle: Path, tmp_path: Path) -> None:
@@ -318,37 +258,6 @@ def test_zarr_that_is_no_ome_zarr_volume_is_refused(tmp_path: Path) -> None:
     group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
     with pytest.raises(ValueError, match=r"shape \(2, 5, 61, 47\).* of one channel"):
         open_fragment(tmp_path / "two.zarr")
-
-
-@pytest.mark.parametrize("options", [{"rowsperstrip": 7}, {"compression": "zlib"}], ids=str)
-def test_a_layer_cut_anywhere_is_refused(
-    tmp_path: Path, voxels: np.ndarray, options: dict[str, object]
-) -> None:
-    path = tmp_path / "0.tif"
-    tifffile.imwrite(path, voxels[0], **options)
-    size = path.stat().st_size
-    for length in [*range(size - 1, size - 10, -1), *range(600, -1, -11)]:
-        os.truncate(path, length)
-        with pytest.raises(ValueError, match=re.escape(str(path))):
-            open_layers(tmp_path)
-        tifffile.imwrite(path, voxels[0], **options)
-
-
-def test_a_missing_codec_is_named_with_its_remedy(tmp_path: Path, voxels: np.ndarray) -> None:
-    pytest.importorskip("imagecodecs")
-    tifffile.imwrite(tmp_path / "0.tif", voxels[0], compression="lzw")
-    script = (
-        "import sys; sys.modules['imagecodecs'] = None\n"
-        "from pathlib import Path; from vesuvius.layers import open_layers\n"
-        "open_layers(Path(sys.argv[1]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False
-    )
-    assert re.search(
-        r"ValueError: .*0\.tif is compressed \(LZW\).*pip install 'repmode-vesuvius\[codecs\]'",
-        done.stderr,
-    )
 
 
 def truth() -> np.ndarray:

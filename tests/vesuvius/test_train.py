@@ -1,0 +1,156 @@
+"""Training of ink models: from prepared volumes to a run folder, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from core.checkpoint import WEIGHTS, load
+from core.metrics import ProbabilityHistogram
+from tests.vesuvius.conftest import NUM_LAYERS, tiny_recipe, write_fragment
+from vesuvius.folds import read_folds
+from vesuvius.inkmap import load_model
+from vesuvius.prepare import prepare
+from vesuvius.recipes import RECIPES, buckets
+from vesuvius.train import train
+
+
+def test_run_folder_holds_what_a_user_expects(run):
+    names = {str(path.relative_to(run)) for path in run.rglob("*")}
+    assert {
+        "config.json", "folds.json", "metrics.jsonl", "provenance.json",
+        "checkpoints/best.safetensors", "checkpoints/last.safetensors",
+        "previews/epoch_001_1.png", "previews/epoch_002_2.png",
+    } <= names  # fmt: skip
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[1]["train"]["loss"] < rows[0]["train"]["loss"]
+    preview = cv2.imread(str(run / "previews" / "epoch_002_1.png"), cv2.IMREAD_GRAYSCALE)
+    assert preview.max() == 255
+
+
+def test_validation_pieces_are_never_trained_on(run, prepared):
+    pieces = read_folds(run / "folds.json")
+    assert {(piece.fragment, piece.role) for piece in pieces} == {
+        (name, role) for name in ("1", "2") for role in ("train", "validation")
+    }
+    for name in ("1", "2"):
+        trained, held_out = (
+            next(p for p in pieces if (p.fragment, p.role) == (name, role))
+            for role in ("train", "validation")
+        )
+        gap = max(held_out.x_start - trained.x_stop, held_out.y_start - trained.y_stop)
+        assert gap >= tiny_recipe().validation.gap
+
+
+def test_checkpoint_describes_itself(run):
+    _, meta = load(run / "checkpoints" / "best.safetensors", WEIGHTS)
+    assert meta["description"]["tasks"] == ["ink"]
+    model = load_model(run)
+    assert model.recipe == tiny_recipe()
+    assert model.num_layers == NUM_LAYERS
+    assert 0 < model.threshold < 1
+
+
+def test_threshold_is_that_of_the_best_epoch(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: row["validation"]["f05"])
+    assert load_model(run).threshold == best["validation"]["threshold"]
+    assert ProbabilityHistogram().best_threshold()[1] == 0
+
+
+def test_whole_fragment_can_be_held_out(prepared, tmp_path):
+    recipe = tiny_recipe()
+    recipe = replace(
+        recipe,
+        validation=replace(recipe.validation, fragment="2"),
+        training=replace(recipe.training, epochs=1, warmup_epochs=0),
+    )
+    train(prepared, tmp_path / "run", recipe)
+    roles = {piece.fragment: piece.role for piece in read_folds(tmp_path / "run" / "folds.json")}
+    assert roles == {"1": "train", "2": "validation"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_complete_and_its_network_is_built(name):
+    from vesuvius.networks.repmode import build_network
+
+    recipe = RECIPES[name]()
+    assert RECIPES[name].__doc__.startswith("Return ")
+    network = replace(recipe.network, base_channels=1)
+    build_network(network, recipe.window.num_layers, num_tasks=1)
+
+
+def test_buckets_recipe_trains_and_ends_in_a_checkpoint(fragments, tmp_path):
+    folder = tmp_path / "deep"
+    write_fragment(folder, seed=5, size=(160, 200))
+    prepare((folder,), out=tmp_path / "data")
+    recipe = buckets()
+    recipe = replace(
+        recipe,
+        network=replace(recipe.network, base_channels=1),
+        window=replace(recipe.window, num_layers=NUM_LAYERS),
+        sampling=replace(recipe.sampling, bucket_cap=1, num_void=1),
+        validation=replace(recipe.validation, gap=32),
+        training=replace(recipe.training, epochs=1, warmup_epochs=0.5, batch_size=2, num_workers=0),
+    )
+    assert train(tmp_path / "data", tmp_path / "run", recipe).best_path.is_file()
+
+
+def test_bad_data_is_named_before_anything_is_written(prepared, fragments, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match=r"no folder .*none; make it with"):
+        train(tmp_path / "none", out, tiny_recipe())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no prepared volume"):
+        train(tmp_path / "empty", out, tiny_recipe())
+    recipe = tiny_recipe()
+    with pytest.raises(ValueError, match="40 layers are wanted but the volume has 14"):
+        train(prepared, out, replace(recipe, window=replace(recipe.window, num_layers=40)))
+    held_out = replace(recipe, validation=replace(recipe.validation, fragment="9"))
+    with pytest.raises(ValueError, match="cannot hold out '9'"):
+        train(prepared, out, held_out)
+    assert not out.exists()
+
+
+def changed_copy(fragment: Path, target: Path) -> Path:
+    shutil.copytree(fragment, target)
+    return target
+
+
+def test_volumes_of_different_depth_are_refused(fragments, prepared, tmp_path):
+    shallow = changed_copy(fragments["1"], tmp_path / "3")
+    (shallow / "surface_volume" / f"{NUM_LAYERS - 1:02}.tif").unlink()
+    shutil.copytree(prepared, tmp_path / "data")
+    prepare((shallow,), out=tmp_path / "data")
+    with pytest.raises(ValueError, match=r"differ in their number of layers \(1 14, 2 14, 3 13\)"):
+        train(tmp_path / "data", tmp_path / "run", tiny_recipe())
+
+
+def test_training_without_ink_is_refused(fragments, tmp_path):
+    bare = changed_copy(fragments["1"], tmp_path / "bare")
+    cv2.imwrite(str(bare / "inklabels.png"), np.zeros((128, 144), np.uint8))
+    prepare((bare,), out=tmp_path / "data")
+    with pytest.raises(ValueError, match="no ink in the training label of bare"):
+        train(tmp_path / "data", tmp_path / "run", tiny_recipe())
+    unlabelled = changed_copy(fragments["1"], tmp_path / "unlabelled")
+    (unlabelled / "inklabels.png").unlink()
+    prepare((unlabelled,), out=tmp_path / "data2")
+    with pytest.raises(ValueError, match="no ink label"):
+        train(tmp_path / "data2", tmp_path / "run", tiny_recipe())
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_with_a_changed_recipe_is_refused(run, prepared):
+    recipe = tiny_recipe()
+    changed = replace(recipe, sampling=replace(recipe.sampling, num_void=5))
+    with pytest.raises(ValueError, match=r"num_void was 4, now 5"):
+        train(prepared, run, changed, resume=True)
+    with pytest.raises(ValueError, match="--resume or choose another --out"):
+        train(prepared, run, recipe)
