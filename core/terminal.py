@@ -70,6 +70,9 @@ def run(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in arguments
+    # Threads that wait actively make training several times slower on a machine that has other
+    # work too, and hardly faster on one that has not: benchmarks/busy_machine.py.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         with contextlib.nullcontext() if is_debug else _quiet_libraries():

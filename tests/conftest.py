@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `core.terminal.run` does
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from vesuvius.texture import CrackleTexture, FibreTexture, SmoothField, voxel_noise
 
 SHEET_LAYERS = 12
-MARGIN_LAYERS = 6  # air above and below the flat sheet, room for relief and soft edges
+MARGIN_LAYERS = 8  # air above and below the flat sheet, room for relief and soft edges
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Phantom:
 
         Returns:
             float32 (D, Y, X); index `MARGIN_LAYERS` along D is the mean upper surface. The first
-            and the last layer are zero.
+            and the last two layers are zero, so that the sheet still ends in air when bent.
         """
         physics = self._physics
         upper = self._upper_ply.read(y_start, y_stop, columns)
@@ -170,8 +170,8 @@ class Phantom:
         )
         gain = self._gain(y_start, y_stop, columns)
         plies = np.concatenate([upper, lower])
-        flat = np.zeros((SHEET_LAYERS + 2 * MARGIN_LAYERS, *gain.shape), dtype=np.float32)
-        for k in range(1, len(flat) - 1):
+        flat = np.zeros((SHEET_LAYERS + 2 * MARGIN_LAYERS + 1, *gain.shape), dtype=np.float32)
+        for k in range(1, len(flat) - 2):
             depth = height + (k - MARGIN_LAYERS)
             inside = np.clip(depth / physics.edge_layers + 0.5, 0, 1)
             inside *= np.clip((bottom - (k - MARGIN_LAYERS)) / physics.edge_layers + 0.5, 0, 1)

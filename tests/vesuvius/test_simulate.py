@@ -84,6 +84,7 @@ def test_the_folder_has_the_kaggle_layout(folder):
     assert (fragment.layout, fragment.volume.shape) == ("kaggle", (LAYERS, *SIZE))
     assert fragment.papyrus_mask.any()
     assert fragment.ink_label.any()
+    assert not (fragment.ink_label & ~fragment.papyrus_mask).any()
 
 
 def test_the_layers_on_disk_are_the_phantom(folder):
@@ -120,7 +121,8 @@ def test_the_real_header_of_the_rle_file_is_matched(folder, sample_data):
 
 @pytest.mark.parametrize("rows", [1, 17, 32, 48, 80])
 def test_voxels_do_not_depend_on_the_band_height(rows):
-    phantom, _, _ = make_phantom(SIZE, num_layers=LAYERS)
+    # So thick in places that the sheet fills all layers made for it.
+    phantom, _, _ = make_phantom(SIZE, num_layers=LAYERS, thickness_layers=4.0)
     np.testing.assert_array_equal(in_bands(phantom, rows), phantom.read(0, SIZE[0]))
 
 
@@ -223,18 +225,17 @@ def test_ink_cannot_be_read_from_intensity(seed, monkeypatch):
 
 
 def test_ink_can_be_read_from_texture():
-    """With depth known, ink of difficulty 0 is where fibres no longer show in the surface."""
-    full = np.ones((512, 512), dtype=bool)
+    """Without noise and with its depth known, the surface is rougher along x where ink crackled."""
+    full = np.ones((320, 320), dtype=bool)
     label = draw_text(full.shape, np.random.default_rng(1))
     phantom, _, _ = make_phantom(
-        full.shape, mask=full, label=label, difficulty=0.0, drift_layers=0.0, wear=0.0
+        full.shape, mask=full, label=label, difficulty=0.0, drift_layers=0.0, wear=0.0, noise=0.0
     )
-    surface = in_bands(phantom, 32)[25:27].mean(axis=0)
-    along_x = np.cumsum(surface, axis=1)
-    fibres = np.abs(np.diff((along_x[:, 8:] - along_x[:, :-8]) / 8, axis=0))
-    box = np.lib.stride_tricks.sliding_window_view(fibres, (12, 4)).mean(axis=(2, 3))
-    centred = label[6 : 6 + box.shape[0], 6 : 6 + box.shape[1]]
-    assert roc_auc((box / box.max() * 65535).astype(np.uint16), centred) > 0.6
+    surface = phantom.read(0, 320)[25:27].astype(np.float64).mean(axis=0)
+    steps = np.abs(np.diff(surface, axis=1))
+    roughness = np.lib.stride_tricks.sliding_window_view(steps, (12, 11)).mean(axis=(2, 3))
+    centres = label[6 : 6 + roughness.shape[0], 6 : 6 + roughness.shape[1]]
+    assert roc_auc((roughness / roughness.max() * 65535).astype(np.uint16), centres) > 0.8
 
 
 def test_smooth_fields_have_mean_0_and_standard_deviation_1():
@@ -253,7 +254,7 @@ def test_fibres_have_mean_0_and_standard_deviation_1_and_are_long():
     lag = 8
     along = (slab[:, :, lag:] * slab[:, :, :-lag]).mean()
     across = (slab[:, lag:] * slab[:, :-lag]).mean()
-    assert along > 0.5 > 2 * across
+    assert along > 0.5 > 0.4 > across
     upright = FibreTexture(np.random.default_rng(0), (512, 512), 2, is_horizontal=False)
     assert upright.read(0, 512, slice(None)).std() > 0.8
 

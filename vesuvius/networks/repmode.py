@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 from core.collapse import CollapsedUNet
+from core.gatrep import REPMODE_EXPERTS
 from core.mode import MoDE
 from core.unet3d import Parts, TaskConditioned
 
@@ -22,6 +23,8 @@ class NetworkConfig:
         num_stages: Number of halvings of the volume.
         activation: Activation of the MoDE blocks.
         resample_activation: Activation after the strided and transposed convolutions.
+        largest_expert: Size of the largest experts: 5 for all five, 3 for those of 3 and 1, which
+            need fewer samples and a fifth of the multiplications.
         dropout: Probability of dropping an input element of a MoDE block in training, 0..1.
     """
 
@@ -29,6 +32,7 @@ class NetworkConfig:
     num_stages: int = 4
     activation: ActivationName = "mish"
     resample_activation: ActivationName = "funnel"
+    largest_expert: Literal[3, 5] = 5
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -49,10 +53,12 @@ def build_network(config: NetworkConfig, num_layers: int, num_tasks: int) -> Tas
         num_layers: Z, the layers of the window.
         num_tasks: Number of tasks, at least 1.
     """
+    experts = tuple(e for e in REPMODE_EXPERTS if e.size <= config.largest_expert)
+    make_conv = partial(MoDE, num_tasks=num_tasks, experts=experts)
     choices = (config.activation, config.resample_activation, config.dropout)
     network = CollapsedUNet(
-        Parts(partial(MoDE, num_tasks=num_tasks), 3, *choices),
-        Parts(partial(MoDE, num_tasks=num_tasks, num_axes=2), 2, *choices),
+        Parts(make_conv, 3, *choices),
+        Parts(partial(make_conv, num_axes=2), 2, *choices),
         num_layers,
         config.base_channels,
         config.num_stages,

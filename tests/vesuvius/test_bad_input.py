@@ -1,0 +1,199 @@
+"""Bad input, as a user meets it: one line that names the thing and the remedy, exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from tests.vesuvius.conftest import NUM_LAYERS
+from vesuvius.cli import main
+
+Break = Callable[[Path], object]
+
+
+def layer(fragment: Path, number: int = 3) -> Path:
+    return fragment / "surface_volume" / f"{number:02}.tif"
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def remove_layers(fragment: Path) -> None:
+    for path in (fragment / "surface_volume").iterdir():
+        path.unlink()
+
+
+BROKEN_FRAGMENTS: dict[str, tuple[Break, str]] = {
+    "missing layer": (lambda f: layer(f).unlink(), "lacks 03.tif"),
+    "missing first layer": (lambda f: layer(f, 0).unlink(), "lacks 00.tif"),
+    "extra layer": (lambda f: shutil.copy(layer(f), layer(f).with_name("3.tif")), "twice"),
+    "stray layer": (
+        lambda f: shutil.copy(layer(f), layer(f).with_name("copy.tif")), "not a numbered layer",
+    ),
+    "layer of another size": (
+        lambda f: tifffile.imwrite(layer(f), np.zeros((9, 9), np.uint16)), "must be alike",
+    ),
+    "layer of another type": (
+        lambda f: tifffile.imwrite(layer(f), np.zeros((128, 144), np.uint8)), "must be alike",
+    ),
+    "truncated layer": (lambda f: cut_in_half(layer(f)), "truncated"),
+    "empty folder": (remove_layers, "holds no TIFF layers"),
+    "label of another size": (
+        lambda f: cv2.imwrite(str(f / "inklabels.png"), np.full((5, 5), 255, np.uint8)),
+        "inklabels.png is 5 x 5",
+    ),
+    "mask of another size": (
+        lambda f: cv2.imwrite(str(f / "mask.png"), np.full((5, 5), 255, np.uint8)),
+        "mask.png is 5 x 5",
+    ),
+    "black mask": (
+        lambda f: cv2.imwrite(str(f / "mask.png"), np.zeros((128, 144), np.uint8)), "all black",
+    ),
+    "mask missing": (lambda f: (f / "mask.png").unlink(), "mask.png not found"),
+    "damaged label": (lambda f: (f / "inklabels.png").write_text("text"), "not a readable image"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def fails(capsys, monkeypatch):
+    """Return a function that runs `vesuvius ARGUMENTS` and checks how it fails."""
+
+    def check(*arguments: object, says: str, code: int = 2) -> str:
+        monkeypatch.setattr("sys.argv", ["vesuvius", *map(str, arguments)])
+        assert main() == code
+        captured = capsys.readouterr()
+        *notes, line = captured.err.strip().splitlines()
+        assert line.startswith("vesuvius: error: "), captured.err
+        assert says in line
+        assert "Traceback" not in captured.err
+        assert not any("error" in note for note in notes)
+        return line
+
+    return check
+
+
+@pytest.mark.parametrize("case", BROKEN_FRAGMENTS)
+@pytest.mark.parametrize("command", ["prepare", "predict"])
+def test_broken_fragment(case, command, fails, fragments, run, tmp_path):
+    damage, says = BROKEN_FRAGMENTS[case]
+    fragment = shutil.copytree(fragments["1"], tmp_path / "in" / "1")
+    damage(fragment)
+    inputs = [fragments["2"], fragment] if command == "prepare" else [run, fragment]
+    fails(command, *inputs, "--out", tmp_path / "out", says=says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_layer_missing_or_extra_at_the_end(fails, run, fragments, tmp_path):
+    fragment = shutil.copytree(fragments["a"], tmp_path / "a")
+    layer(fragment, NUM_LAYERS - 1).unlink()
+    fails("predict", run, fragment, "--out", tmp_path / "out", says="has 13 layers")
+    for number in (NUM_LAYERS - 1, NUM_LAYERS):
+        shutil.copy(layer(fragment), layer(fragment, number))
+    fails("predict", run, fragment, "--out", tmp_path / "out", says="has 15 layers")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nonsense"], "unknown command 'nonsense'"),
+        (["prdict"], "perhaps you meant 'predict'"),
+        (["train", "nonsense", "--data", "d", "--out", "o"], "nonsense"),
+        (["train", "small", "--data", "d", "--out", "o", "--network.colour", "3"], "colour"),
+        (["train", "small", "--data", "none", "--out", "o"], "make it with"),
+        (["train", "small", "--out", "o"], "--data"),
+        (["train", "small", "--data", "d", "--out", "o", "--training.epochs", "x"], "epochs"),
+        (["train", "small", "--data", "d", "--out", "o", "--training.epochs", "0"], "1 or more"),
+        (["predict", "none", "none", "--out", "o"], "no such checkpoint"),
+        (["prepare", "none", "--out", "o"], "none not found"),
+        (["submit", "none", "--out", "o.csv"], "predict did not finish"),
+    ],
+)
+def test_unknown_names_and_options(arguments, says, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(*arguments, says=says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_prediction(folder: Path, prob: np.ndarray) -> Path:
+    folder.mkdir(parents=True)
+    tifffile.imwrite(folder / "prob.tif", prob.astype(np.float32))
+    facts = {"name": folder.name, "threshold": 0.5}
+    (folder / "provenance.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_nan_in_a_prediction(fails, tmp_path):
+    prob = np.full((20, 30), 0.3)
+    prob[7, 11] = np.nan
+    folder = write_prediction(tmp_path / "a", prob)
+    fails("submit", folder, "--out", tmp_path / "s.csv", says="nan at row 7, column 11")
+    assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize("threshold", ["0", "1.5", "-1", "nan"])
+def test_threshold_out_of_range(threshold, fails, tmp_path):
+    folder = write_prediction(tmp_path / "a", np.full((20, 30), 0.3))
+    out = tmp_path / "s.csv"
+    fails("submit", folder, "--out", out, "--threshold", threshold, says="above 0 and below 1")
+
+
+def test_full_disk_leaves_the_earlier_submission(fails, tmp_path, monkeypatch):
+    folder = write_prediction(tmp_path / "a", np.eye(20))
+    (tmp_path / "s.csv").write_text("earlier")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vesuvius.submission.rle.encode", full)
+    fails("submit", folder, "--out", tmp_path / "s.csv", says="s.csv: No space left on device")
+    assert (tmp_path / "s.csv").read_text() == "earlier"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_full_disk_while_predicting_keeps_what_is_done(fails, run, fragments, tmp_path):
+    out = tmp_path / "out"
+    options = ["--out", out, "--tile-size", "48", "--stride", "32", "--device", "cpu"]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.inference.Journal.commit", full)
+        fails("predict", run, fragments["a"], *options, says="No space left on device")
+    assert not (out / "prob.tif").exists()
+
+
+def test_output_that_cannot_be_written(fails, fragments, run, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    fails("prepare", fragments["1"], "--out", blocked, says="file")
+    fails("predict", run, fragments["a"], "--out", blocked, says="file")
+    prediction = write_prediction(tmp_path / "a", np.eye(20))
+    fails("submit", prediction, "--out", blocked / "s.csv", says="file")
+    assert blocked.read_text() == "not a folder"
+
+
+def test_resume_with_a_changed_config(fails, prepared, run):
+    fails(
+        "train", "small", "--data", prepared, "--out", run, "--resume", "--validation.gap", "16",
+        "--window.num-layers", "8", "--sampling.patch-size", "32",
+        says="cannot be resumed with another configuration",
+    )  # fmt: skip
+
+
+def test_task_out_of_range_and_checkpoint_of_another_model(fails, run, fragments, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    fails("predict", run, fragments["a"], *out, "--task", "7", says="tasks 0..0")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"something else")
+    fails("predict", other, fragments["a"], *out, says="damaged or no checkpoint")
