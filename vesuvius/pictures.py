@@ -40,8 +40,16 @@ def overlay(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
-    """Return gray pictures of one height beside each other, with a gray gap between them."""
-    space = np.full((pictures[0].shape[0], gap), 128, np.uint8)
+    """Return pictures of one height beside each other, with a gray gap between them.
+
+    They are gray, unless one of them is RGB.
+    """
+    if any(picture.ndim == 3 for picture in pictures):
+        pictures = tuple(
+            picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+            for picture in pictures
+        )
+    space = np.full((pictures[0].shape[0], gap, *pictures[0].shape[2:]), 128, np.uint8)
     parts = [part for picture in pictures for part in (picture, space)]
     return np.concatenate(parts[:-1], axis=1)
 

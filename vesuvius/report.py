@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from core.files import atomic_path
-from vesuvius.pictures import overlay, png_bytes, shrink
+from vesuvius.pictures import overlay, png_bytes, shrink, side_by_side, write_png
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
@@ -49,7 +49,7 @@ class MapRow:
 def write_report(
     out: Path, rows: list[MapRow], scores: Mapping[str, Any], seconds: Mapping[str, float]
 ) -> None:
-    """Write `report.html`, pictures inside, beside the run it is about.
+    """Write `report.html`, pictures inside, and `overview.png` of the first fragment.
 
     Args:
         out: Folder of the demo; its `model/metrics.jsonl` gives the learning curve.
@@ -76,6 +76,13 @@ def write_report(
     )
     with atomic_path(out / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
+    first = rows[0]
+    write_png(
+        out / "overview.png",
+        side_by_side(
+            shrink(first.label), shrink(first.prob), overlay(first.ink_mask, first.label)
+        ),
+    )
 
 
 def _score_table(scores: Mapping[str, Any]) -> str:
