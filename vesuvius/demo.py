@@ -67,7 +67,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
     unseen = [open_fragment(fragments[name]) for name in UNSEEN_FRAGMENTS]
     rows = _timed(seconds, "baseline and score", lambda: score(out, labelled, unseen))
     scores = pooled_scores(rows, load_model(out / "model").threshold)
-    write_json(out / "scores.json", scores)
+    write_json(out / "scores.json", scores | {"seconds": seconds})
     write_report(out, rows, scores, seconds)
     note(
         f"F0.5 on unseen fragments {scores['f05']:.3f}, intensity baseline "
@@ -140,7 +140,8 @@ def f05(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
 
 def _timed(seconds: dict[str, float], step: str, run: Callable[[], Any]) -> Any:
     """Run a step, add its time to `seconds` and return what it returns."""
-    note(f"{step} ...") if step not in seconds else None
+    if step not in seconds:
+        note(f"{step} ...")
     started_s = time.monotonic()
     result = run()
     seconds[step] = seconds.get(step, 0.0) + time.monotonic() - started_s

@@ -79,9 +79,7 @@ def write_report(
     first = rows[0]
     write_png(
         out / "overview.png",
-        side_by_side(
-            shrink(first.label), shrink(first.prob), overlay(first.ink_mask, first.label)
-        ),
+        side_by_side(shrink(first.label), shrink(first.prob), overlay(first.ink_mask, first.label)),
     )
 
 

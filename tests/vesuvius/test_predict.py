@@ -185,3 +185,26 @@ def test_preview_shows_the_map(prediction):
     preview = cv2.imread(str(prediction / "preview.png"), cv2.IMREAD_UNCHANGED)
     prob = tifffile.imread(prediction / "prob.tif")
     np.testing.assert_allclose(preview, prob * 255, atol=1)
+
+
+def test_real_scroll_gives_the_same_bits_from_layers_and_zarr(run, sample_data, tmp_path):
+    crop = sample_data / "scroll1_crop"
+    predict(run, crop, out=tmp_path / "layers", **OPTIONS)
+    predict(
+        run,
+        crop / "segment.ome.zarr",
+        out=tmp_path / "zarr",
+        mask=crop / "mask.png",
+        **OPTIONS,
+    )
+    prob = (tmp_path / "layers" / "prob.tif").read_bytes()
+    assert prob == (tmp_path / "zarr" / "prob.tif").read_bytes()
+    provenance = json.loads((tmp_path / "layers" / "provenance.json").read_text())
+    assert provenance["shape"] == [156, 156]
+
+
+def test_real_16_bit_slices_are_predicted(run, sample_data, tmp_path):
+    predict(run, sample_data / "uint16_layers", out=tmp_path / "out", z_start=8, **OPTIONS)
+    prob = tifffile.imread(tmp_path / "out" / "prob.tif")
+    assert prob.shape == (384, 384)
+    assert (prob > 0).all()
