@@ -29,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
-        with _named_when_full(path):
+        with named_when_full(path):
             yield partial
         partial.replace(path)
     finally:
@@ -56,7 +56,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with _named_when_full(path):
+        with named_when_full(path):
             yield partial
         partial.rename(path)
     finally:
@@ -93,7 +93,7 @@ def _partial(path: Path) -> Path:
 
 
 @contextmanager
-def _named_when_full(path: Path) -> Iterator[None]:
+def named_when_full(path: Path) -> Iterator[None]:
     """Let the error of a full disk, which names no file, name `path`."""
     try:
         yield

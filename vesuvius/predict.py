@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from core.deploy import specialize
-from core.files import read_json, write_json
+from core.files import named_when_full, read_json, write_json
 from core.inference import Journal, choose_device, stream
 from core.provenance import collect
 from core.terminal import note, progress
@@ -223,6 +223,6 @@ class _PartialMap:
 
     def write(self, start: int, stop: int, values: np.ndarray) -> None:
         """Write the rows start..stop, float32 (1, rows, X)."""
-        with self.path.open("r+b") as file:
+        with named_when_full(self.path), self.path.open("r+b") as file:
             file.seek(self._offset + start * self._shape[1] * values.itemsize)
             file.write(np.ascontiguousarray(values[0], dtype="<f4").data)

@@ -160,17 +160,24 @@ def test_full_disk_leaves_the_earlier_submission(fails, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_full_disk_while_predicting_keeps_what_is_done(fails, run, fragments, tmp_path):
+def test_full_disk_while_predicting_names_the_file_and_keeps_what_is_done(
+    fails, run, fragments, tmp_path
+):
     out = tmp_path / "out"
     options = ["--out", out, "--tile-size", "48", "--stride", "32", "--device", "cpu"]
+    write = Path.open
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path, mode="r", *rest, **options):
+        if mode == "r+b" and (out / ".journal").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, mode, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.inference.Journal.commit", full)
-        fails("predict", run, fragments["a"], *options, says="No space left on device")
+        patch.setattr(Path, "open", full)
+        says = ".prob.partial.tif: No space left on device"
+        fails("predict", run, fragments["a"], *options, says=says)
     assert not (out / "prob.tif").exists()
+    assert (out / ".journal").exists()
 
 
 def test_output_that_cannot_be_written(fails, fragments, run, tmp_path):
