@@ -1,7 +1,8 @@
 """A whole fragment at real size through every command: time, peak memory, score.
 
 Simulates papyrus over a real ink label and papyrus mask, prepares it, predicts it with a trained
-run, submits it and scores the submission against the label.
+run from its TIFF layers and from the prepared volume, checks that both give the same bits, submits
+and scores the submission against the label.
 
     python benchmarks/full_size.py RUN INKLABELS.png MASK.png --work FOLDER
 
@@ -69,8 +70,11 @@ def main() -> None:
     commands = {
         "simulate": ["simulate", work / NAME, *shapes, "--seed", str(options.seed)],
         "prepare": ["prepare", work / NAME, "--out", work],
-        "predict": [
-            "predict", options.run, work / f"{NAME}.vol", "--out", work / "pred", "--stride", "96",
+        "predict from TIFF layers": [
+            "predict", options.run, work / NAME, "--out", work / "pred", "--stride", "96",
+        ],
+        "predict from the prepared volume": [
+            "predict", options.run, work / f"{NAME}.vol", "--out", work / "pred2", "--stride", "96",
         ],
         "submit": ["submit", work / "pred", "--out", csv],
     }  # fmt: skip
@@ -84,6 +88,8 @@ def main() -> None:
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
         "commands": measured,
+        "same_bits": (work / "pred" / "prob.tif").read_bytes()
+        == (work / "pred2" / "prob.tif").read_bytes(),
         "f05": f05([(submitted, label & mask)]),
     }
     write_json(Path(__file__).parent / "results" / "full_size.json", result)
