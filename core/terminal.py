@@ -70,8 +70,8 @@ def run(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in arguments
-    # Threads that wait actively make training several times slower on a machine that has other
-    # work too, and hardly faster on one that has not: benchmarks/busy_machine.py.
+    # Threads that wait actively are a little faster alone and much slower where the machine has
+    # other work too: benchmarks/busy_machine.py.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:

@@ -214,7 +214,7 @@ class InkLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts."""
         x = batch["x"]
-        if x.device.type == "cpu":  # 1.5 times as fast there: benchmarks/memory_layout.py
+        if x.device.type == "cpu":  # faster there: benchmarks/memory_layout.py
             x = x.to(memory_format=torch.channels_last_3d)
         loss: tuple[Tensor, dict[str, Tensor]] = self._loss(
             model(x, batch["task"]), batch["label"], batch["valid"]
