@@ -68,6 +68,7 @@ class CollapsedUNet(nn.Module):
         out_channels: int = 1,
     ) -> None:
         super().__init__()
+        self.num_layers = num_layers
         self.multiple = 2**num_stages
         self.encoder = Encoder(encoder_parts, in_channels, base_channels, num_stages)
         padded_layers = num_layers + -num_layers % self.multiple
@@ -79,7 +80,15 @@ class CollapsedUNet(nn.Module):
         self.head = decoder_parts.make_conv(base_channels, out_channels)
 
     def forward(self, x: Tensor, *condition: Any) -> Tensor:
-        """Return the map (N, C_out, Y, X) of volumes (N, C_in, Z, Y, X) of any Y and X."""
+        """Return the map (N, C_out, Y, X) of volumes (N, C_in, Z, Y, X) of any Y and X.
+
+        Raises:
+            ValueError: If Z is not the number of layers the network was made for.
+        """
+        if x.shape[2] != self.num_layers:
+            raise ValueError(
+                f"the volume has {x.shape[2]} layers; this network was made for {self.num_layers}"
+            )
         features = self.encoder(pad_to_multiple(x, self.multiple), *condition)
         maps = [collapse(f) for collapse, f in zip(self.collapses, features, strict=True)]
         out: Tensor = self.head(self.decoder(maps, *condition), *condition)

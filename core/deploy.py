@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import cast
 
-import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -35,7 +34,7 @@ def specialize(model: TaskConditioned, task: int) -> nn.Module:
 
     Reference: RepMode section 3.4; the folding is that of any convolution and its BN.
     """
-    check_tasks(torch.tensor([task]), model.num_tasks)
+    check_tasks([task], model.num_tasks)
     # The experts are not copied: at full width they are five times the plain network.
     memo = {
         id(module): module.plain(task) for module in model.modules() if isinstance(module, MoDE)

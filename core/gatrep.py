@@ -67,11 +67,18 @@ class TaskGroups:
     samples: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, task_N: Tensor) -> TaskGroups:
-        """Group the samples of a batch by their task."""
-        tasks, group = torch.unique(task_N, return_inverse=True)
-        samples = tuple((group == d).nonzero().flatten() for d in range(len(tasks)))
-        return cls(tasks, group, samples)
+    def of(cls, task_N: Sequence[int], device: torch.device | str = "cpu") -> TaskGroups:
+        """Group the samples of a batch by their task, with index tensors on `device`.
+
+        Takes plain integers: reading them from a device once costs one wait, and none later.
+        """
+        distinct = sorted(set(task_N))
+        members = [[n for n, task in enumerate(task_N) if task == one] for one in distinct]
+        return cls(
+            torch.tensor(distinct, device=device),
+            torch.tensor([distinct.index(task) for task in task_N], device=device),
+            tuple(torch.tensor(samples, device=device) for samples in members),
+        )
 
 
 def merge(kernels: Sequence[Tensor], experts: Sequence[Expert], gates_EO: Tensor) -> Tensor:
@@ -149,6 +156,8 @@ def convolve_gated(
 ) -> Tensor:
     """Run every expert on the whole batch and gate its output; arguments as `convolve_merged`.
 
+    Under autocast the sum is formed in the gates' precision and returned in the convolutions'.
+
     Reference: RepMode figure 4 (a).
     """
     gates_NEO = gates_DEO[groups.group]
@@ -156,14 +165,15 @@ def convolve_gated(
     for e, (kernel, expert) in enumerate(zip(kernels, experts, strict=True)):
         features = _average(x, expert.size) if expert.kind == "average" else x
         gate = gates_NEO[:, e].view(*gates_NEO.shape[::2], *[1] * (x.ndim - 2))
-        gated = gate * _convolve(features, kernel)
-        total = gated if total is None else total + gated
+        convolved = _convolve(features, kernel)
+        total = gate * convolved if total is None else total + gate * convolved
     assert total is not None
-    return total
+    return total.to(convolved.dtype)
 
 
 # Cost of merging one kernel element in a training step (written, read and summed again for the
-# gradient, all bound by memory), in multiply-adds of a convolution.
+# gradient, all bound by memory), in multiply-adds of a convolution. An estimate, not yet tuned; it
+# decides speed only, never the result.
 MERGE_COST = 64
 
 

@@ -248,8 +248,10 @@ def torch_predictor(
         if device.type == "cuda":
             x = x.pin_memory()
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        # Full float32 and the same bits again on a GPU, where TF32 is the default for convolutions.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         try:
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode(), autocast, exact:
                 return model(x.to(device, non_blocking=True).float()).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             # a smaller batch on our own account would change the bits of a resumed run

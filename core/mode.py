@@ -74,8 +74,9 @@ class MoDE(nn.Module):
 
     def plain(self, task: int) -> nn.Module:
         """Return the convolution this block is for one task, as ``nn.Conv3d`` or ``nn.Conv2d``."""
-        with torch.no_grad():
-            gates_EO = self.gate(torch.tensor([task], device=self.kernels[0].device))[0]
+        device = self.kernels[0].device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            gates_EO = self.gate(torch.tensor([task], device=device))[0]
             kernel = merge(tuple(self.kernels), self.experts, gates_EO)
         conv_type = nn.Conv3d if kernel.ndim == 5 else nn.Conv2d
         size = kernel.shape[-1]

@@ -235,24 +235,25 @@ class TaskConditioned(nn.Module):
         """
         if x_NCZYX.ndim != 5:
             raise ValueError(f"input has shape {tuple(x_NCZYX.shape)}; expected (N, C, Z, Y, X)")
-        if task_N.shape != x_NCZYX.shape[:1]:
+        is_integer = not (task_N.is_floating_point() or task_N.dtype == torch.bool)
+        if task_N.shape != x_NCZYX.shape[:1] or not len(task_N) or not is_integer:
             raise ValueError(
-                f"tasks have shape {tuple(task_N.shape)} for {len(x_NCZYX)} samples; "
-                "give one integer per sample"
+                f"tasks are {task_N.dtype} of shape {tuple(task_N.shape)} for {len(x_NCZYX)} "
+                "samples; give one integer per sample, and at least one sample"
             )
-        groups = TaskGroups.of(task_N)
-        check_tasks(groups.tasks, self.num_tasks)
-        out: Tensor = self.network(x_NCZYX, groups)
+        tasks = task_N.tolist()
+        check_tasks(tasks, self.num_tasks)
+        out: Tensor = self.network(x_NCZYX, TaskGroups.of(tasks, x_NCZYX.device))
         return out
 
 
-def check_tasks(tasks: Tensor, num_tasks: int) -> None:
+def check_tasks(tasks: Sequence[int], num_tasks: int) -> None:
     """Refuse tasks that the network does not know.
 
     Raises:
         ValueError: Naming the tasks out of range.
     """
-    unknown = [int(task) for task in tasks if not 0 <= task < num_tasks]
+    unknown = sorted({task for task in tasks if not 0 <= task < num_tasks})
     if unknown:
         raise ValueError(
             f"task {', '.join(map(str, unknown))} is out of range; "
@@ -275,6 +276,9 @@ class RepModeUNet(TaskConditioned):
         activation: Activation of the blocks (`core.activations.ACTIVATIONS`).
         resample_activation: Activation after strided and transposed convolutions.
         dropout: Dropout on the input of every block, 0..1.
+
+    Raises:
+        ValueError: If a number is below 1.
     """
 
     def __init__(
@@ -289,6 +293,11 @@ class RepModeUNet(TaskConditioned):
         resample_activation: str = "relu",
         dropout: float = 0.0,
     ) -> None:
+        if min(num_tasks, base_channels, in_channels, out_channels, num_stages) < 1:
+            raise ValueError(
+                f"num_tasks {num_tasks}, base_channels {base_channels}, in_channels {in_channels}, "
+                f"out_channels {out_channels} and num_stages {num_stages} must all be at least 1"
+            )
         make_conv = partial(MoDE, num_tasks=num_tasks, experts=experts)
         parts = Parts(make_conv, 3, activation, resample_activation, dropout)
         network = UNet3D(parts, in_channels, out_channels, base_channels, num_stages)

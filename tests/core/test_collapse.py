@@ -9,7 +9,7 @@ import torch
 
 from core.collapse import CollapsedUNet, ZAsChannels
 from core.mode import MoDE
-from core.unet3d import Parts, TaskConditioned
+from core.unet3d import Parts, TaskConditioned, pad_to_multiple
 
 
 def collapsed(num_layers: int = 12, **options) -> TaskConditioned:
@@ -50,10 +50,22 @@ def test_other_number_of_layers_is_refused():
         ZAsChannels(2, 3)(torch.zeros(1, 2, 4, 5, 5))
 
 
+@pytest.mark.parametrize("num_layers", [9, 11, 12, 13])
+def test_network_refuses_other_layers_even_within_its_padding(num_layers):
+    x = torch.zeros(1, 1, num_layers, 8, 8)
+    with pytest.raises(ValueError, match=f"has {num_layers} layers; this network was made for 10"):
+        collapsed(num_layers=10)(x, torch.tensor([0]))
+
+
 @pytest.mark.parametrize("size", [(16, 16), (13, 21), (1, 1)])
 def test_maps_have_the_size_of_the_volume(size):
     model = collapsed().eval()
-    assert model(torch.randn(2, 1, 12, *size), torch.tensor([0, 1])).shape == (2, 1, *size)
+    x, tasks = torch.randn(2, 1, 12, *size), torch.tensor([0, 1])
+    with torch.no_grad():
+        padded = model(pad_to_multiple(x, 4), tasks)
+        actual = model(x, tasks)
+    assert actual.shape == (2, 1, *size)
+    assert torch.equal(actual, padded[:, :, : size[0], : size[1]])
 
 
 def test_every_layer_and_parameter_matters():

@@ -12,7 +12,7 @@ from core.activations import ACTIVATIONS
 from core.collapse import CollapsedUNet
 from core.deploy import specialize
 from core.mode import MoDE
-from core.unet3d import ConvNormAct, Parts, RepModeUNet, TaskConditioned
+from core.unet3d import Parts, RepModeUNet, TaskConditioned
 
 
 def settled(model: TaskConditioned, shape: tuple[int, ...]) -> TaskConditioned:
@@ -82,15 +82,18 @@ def test_specialising_leaves_the_model_as_it_was():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_folding_needs_a_norm_behind_a_convolution():
-    plain = specialize(RepModeUNet(1, base_channels=2), 0)
-    assert all(
-        isinstance(module.norm, nn.Identity)
-        for module in plain.modules()
-        if isinstance(module, ConvNormAct)
-    )
-
-
 def test_unknown_task_is_refused():
     with pytest.raises(ValueError, match="task 2 is out of range"):
         specialize(RepModeUNet(2, base_channels=2), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODELS)
+def test_specialised_network_equals_the_gated_one_on_a_gpu(name):
+    build, shape = MODELS[name]
+    model = settled(build(), shape)
+    x, tasks = torch.randn(2, *shape), torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        expected = model(x, tasks)
+        plain = specialize(model.cuda(), 0)
+        torch.testing.assert_close(plain(x.cuda()).cpu(), expected, rtol=1e-4, atol=1e-4)

@@ -59,7 +59,7 @@ def assert_equal_in_value_and_gradient(
     block = MoDE(3, 4, num_tasks=5, num_axes=len(shape)).to(dtype)
     x = torch.randn(len(tasks), 3, *shape, dtype=dtype, requires_grad=True)
     task_N = torch.tensor(tasks)
-    groups = TaskGroups.of(task_N)
+    groups = TaskGroups.of(tasks)
     expected = branches_in_words(block, x, task_N)
     actual = PATHS[path](x, tuple(block.kernels), block.experts, block.gate(groups.tasks), groups)
     inputs = [x, *block.parameters()]
@@ -91,6 +91,21 @@ def test_paths_equal_for_any_batch_and_size_down_to_one_voxel(path, tasks, shape
     assert_equal_in_value_and_gradient(path, torch.float64, tasks, shape, 1e-10)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_equal_the_five_branches_on_a_gpu(path):
+    torch.manual_seed(0)
+    block = MoDE(3, 4, num_tasks=5)
+    x = torch.randn(3, 3, 5, 6, 7)
+    expected = branches_in_words(block, x, torch.tensor([4, 1, 4]))
+    block, groups = block.cuda(), TaskGroups.of([4, 1, 4], "cuda")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        actual = PATHS[path](
+            x.cuda(), tuple(block.kernels), block.experts, block.gate(groups.tasks), groups
+        )
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_choice_merges_large_maps_and_gates_small_ones(monkeypatch):
     taken = []
     for name, path in (("convolve_merged", convolve_merged), ("convolve_gated", convolve_gated)):
@@ -100,7 +115,7 @@ def test_choice_merges_large_maps_and_gates_small_ones(monkeypatch):
         )
     block = MoDE(1, 1, num_tasks=4)
     for shape in ((4, 1, 16, 32, 32), (4, 1, 1, 2, 2)):
-        block(torch.randn(shape), TaskGroups.of(torch.arange(4)))
+        block(torch.randn(shape), TaskGroups.of([0, 1, 2, 3]))
     assert taken == ["convolve_merged", "convolve_gated"]
 
 
@@ -126,7 +141,7 @@ def test_merged_kernel_follows_the_equation_element_by_element():
 def test_merging_leaves_the_experts_unchanged():
     block = MoDE(2, 2, num_tasks=2)
     before = [kernel.detach().clone() for kernel in block.kernels]
-    block(torch.randn(2, 2, 8, 32, 32), TaskGroups.of(torch.tensor([0, 1])))
+    block(torch.randn(2, 2, 8, 32, 32), TaskGroups.of([0, 1]))
     assert all(torch.equal(a, b) for a, b in zip(before, block.kernels, strict=True))
 
 
@@ -142,7 +157,7 @@ def test_other_sets_of_experts_merge_exactly(experts):
     torch.manual_seed(0)
     block = MoDE(2, 3, num_tasks=3, experts=experts).double()
     x = torch.randn(3, 2, 4, 4, 4, dtype=torch.float64)
-    groups = TaskGroups.of(torch.tensor([2, 0, 2]))
+    groups = TaskGroups.of([2, 0, 2])
     arguments = (x, tuple(block.kernels), block.experts, block.gate(groups.tasks), groups)
     torch.testing.assert_close(
         convolve_merged(*arguments), convolve_gated(*arguments), rtol=1e-10, atol=1e-10
@@ -155,7 +170,7 @@ def test_autocast_merges_in_float32(monkeypatch):
         "core.gatrep.merge", lambda *args: merged.append(merge(*args)) or merged[-1]
     )
     block = MoDE(2, 2, num_tasks=1)
-    groups = TaskGroups.of(torch.tensor([0]))
+    groups = TaskGroups.of([0])
     x = torch.randn(1, 2, 8, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = block(x, groups)
@@ -163,6 +178,15 @@ def test_autocast_merges_in_float32(monkeypatch):
     assert output.dtype == torch.bfloat16
     assert merged[0].dtype == torch.float32
     assert torch.equal(merged[0], exact)
+
+
+def test_both_paths_return_the_precision_of_autocast():
+    block = MoDE(2, 2, num_tasks=2)
+    groups = TaskGroups.of([0, 1])
+    arguments = (torch.randn(2, 2, 4, 4, 4), tuple(block.kernels), block.experts)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for path in (convolve_merged, convolve_gated):
+            assert path(*arguments, block.gate(groups.tasks), groups).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("size", [0, 2, -3])

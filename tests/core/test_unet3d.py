@@ -74,8 +74,13 @@ def test_adam_trace_equals_the_official_network(reference):
 @pytest.mark.parametrize("shape", [(16, 32, 32), (5, 17, 33), (1, 1, 1), (40, 20, 9)])
 def test_any_size_comes_back_in_its_own_size(shape):
     model = RepModeUNet(num_tasks=2, base_channels=2, out_channels=3).eval()
+    x, tasks = torch.randn(2, 1, *shape), torch.tensor([0, 1])
+    depth, height, width = shape
     with torch.no_grad():
-        assert model(torch.randn(2, 1, *shape), torch.tensor([0, 1])).shape == (2, 3, *shape)
+        padded = model(pad_to_multiple(x, 16), tasks)
+        actual = model(x, tasks)
+    assert actual.shape == (2, 3, *shape)
+    assert torch.equal(actual, padded[:, :, :depth, :height, :width])
 
 
 def test_padding_repeats_the_far_edge_and_leaves_the_volume():
@@ -104,9 +109,28 @@ def test_task_out_of_range_is_named(tasks):
         model(torch.zeros(2, 1, 16, 16, 16), torch.tensor(tasks))
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_any_integer_type_names_a_task(dtype):
+    model = RepModeUNet(num_tasks=3, base_channels=2).eval()
+    x = torch.randn(2, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = model(x, torch.tensor([2, 0]))
+        assert torch.equal(model(x, torch.tensor([2, 0], dtype=dtype)), expected)
+
+
+@pytest.mark.parametrize("number", ["num_tasks", "base_channels", "num_stages"])
+def test_network_without_tasks_width_or_stages_is_refused(number):
+    with pytest.raises(ValueError, match=f"{number} 0.* must all be at least 1"):
+        RepModeUNet(**{"num_tasks": 2, number: 0})
+
+
 def test_shapes_that_do_not_fit_are_refused():
     model = RepModeUNet(num_tasks=3, base_channels=2)
     with pytest.raises(ValueError, match=r"expected \(N, C, Z, Y, X\)"):
         model(torch.zeros(1, 16, 16, 16), torch.tensor([0]))
     with pytest.raises(ValueError, match="one integer per sample"):
         model(torch.zeros(2, 1, 16, 16, 16), torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"tasks are torch\.float32"):
+        model(torch.zeros(1, 1, 16, 16, 16), torch.tensor([0.0]))
+    with pytest.raises(ValueError, match="at least one sample"):
+        model(torch.zeros(0, 1, 16, 16, 16), torch.zeros(0, dtype=torch.int64))
