@@ -2,17 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# -r fEs also says why a test was skipped.
+PYTEST := $(BIN)/pytest -r fEs
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-gpu lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/vesuvius demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -m 'slow and not gpu'
+	$(PYTEST) -m 'slow and not gpu' || [ $$? -eq 5 ] # 5: no test is marked slow
+
+test-gpu: $(INSTALLED)
+	$(PYTEST) -m gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -43,7 +43,7 @@ def main() -> None:
         "torch": torch.__version__,
         "median": {
             name: statistics.median(run[name] for run in runs)
-            for name in ("f05", "baseline_f05", "wall_s")
+            for name in ("f05", "baseline_f05", "all_ink_f05", "wall_s")
         },
         "runs": runs,
     }

@@ -15,8 +15,9 @@ import tifffile
 from full_size import measure
 
 from core.files import read_json, write_json
+from vesuvius.fragment import read_binary_png
 from vesuvius.inkmap import load_model
-from vesuvius.prepare import open_prepared
+from vesuvius.prepared import open_prepared
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     }  # fmt: skip
     measured = {name: measure(command) for name, command in commands.items()}
     prob = tifffile.imread(layers / "prob.tif")
+    mask_YX = read_binary_png(crop / "mask.png")
     files = sorted(slices.glob("*.tif"))
     voxels_ZYX = np.stack([tifffile.imread(file) for file in files])
     stored_YXZ = open_prepared(options.work / "uint16_layers.vol").volume
@@ -45,7 +47,7 @@ def main() -> None:
         "commands": measured,
         "same_bits_from_layers_and_zarr": np.array_equal(prob, tifffile.imread(zarr / "prob.tif")),
         "window": read_json(layers / "provenance.json")["window"],
-        "called_ink": float((prob >= load_model(options.run).threshold).mean()),
+        "called_ink": float((prob[mask_YX] >= load_model(options.run).threshold).mean()),
         "slices_ZYX": list(voxels_ZYX.shape),
         "slices_range": [int(voxels_ZYX.min()), int(voxels_ZYX.max())],
         "slices_equal": np.array_equal(stored_YXZ, (voxels_ZYX >> 8).transpose(1, 2, 0)),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from core.files import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS = "weights"  # a network for inference; tensors are its state dict
 TRAINING_STATE = "training state"  # everything a run needs to go on exactly
 
@@ -35,9 +37,10 @@ def save(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    header = {"format_version": FORMAT_VERSION, "kind": kind, "meta": meta}
-    text = json.dumps(header, allow_nan=False)
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = _digest(stored, meta)
+    header = {"format_version": FORMAT_VERSION, "kind": kind, "digest": digest, "meta": meta}
+    text = json.dumps(header, allow_nan=False)
     with atomic_path(path) as partial:
         try:
             save_file(stored, partial, metadata={_HEADER_KEY: text})
@@ -67,11 +70,17 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata(), kind)
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, header["meta"]
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(
             f"{path} is damaged or no checkpoint ({error}); copy it again or take another one"
         ) from error
+    if _digest(tensors, header.get("meta")) != header.get("digest"):
+        raise ValueError(
+            f"{path} is damaged (its content does not have its digest); copy it again or take "
+            "another one"
+        )
+    return tensors, header["meta"]
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -116,3 +125,12 @@ def _header(path: str | Path, metadata: Mapping[str, str] | None, kind: str) -> 
     if found != kind:
         raise ValueError(f"{path} holds {found!r}, needed is {kind!r}; give the other checkpoint")
     return header
+
+
+def _digest(tensors: Mapping[str, Tensor], meta: Any) -> str:
+    """Return the SHA-256 of the names, dtypes, shapes and bytes of CPU tensors and of the meta."""
+    digest = hashlib.sha256(json.dumps(meta).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Losses with a mask of valid pixels.
+"""Loss with a mask of valid pixels.
 
 Axes: N batch, Y rows, X columns. Ignored pixels (valid = 0) are replaced before any arithmetic, so
 that whatever they hold, NaN and infinity included, changes neither value nor gradient.
@@ -50,41 +50,26 @@ class DiceBCELoss(nn.Module):
         Args:
             logits_N1YX: Float, any range.
             label_N1YX: 0 or 1, any dtype.
-            valid_N1YX: Nonzero where a pixel counts; all do if None.
+            valid_N1YX: Nonzero where a pixel counts, any dtype; all do if None.
 
         Returns:
             The scalar loss, 0 with zero gradient if no pixel is valid, and the detached parts
             `dice` and `bce` before weighting.
+
+        Raises:
+            ValueError: If the shapes differ.
         """
-        is_valid = _as_mask(valid_N1YX, logits_N1YX)
+        valid = torch.ones_like(logits_N1YX) if valid_N1YX is None else valid_N1YX
+        for name, given in {"label": label_N1YX, "valid": valid}.items():
+            if given.shape != logits_N1YX.shape:
+                raise ValueError(
+                    f"{name} is {tuple(given.shape)}, the logits are {tuple(logits_N1YX.shape)}; "
+                    "give maps of the same shape"
+                )
+        is_valid = valid != 0
         logits = torch.where(is_valid, logits_N1YX, 0)
         label = torch.where(is_valid, label_N1YX.to(logits.dtype), 0)
         dice = self.dice(logits, torch.where(is_valid, label, -1))
-        bce = _masked_mean(self.bce(logits, label), is_valid)
+        bce = torch.where(is_valid, self.bce(logits, label), 0).sum() / is_valid.sum().clamp_min(1)
         loss = self.dice_weight * dice + (1 - self.dice_weight) * bce
         return loss, {"dice": dice.detach(), "bce": bce.detach()}
-
-
-def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return the squared error averaged over the valid elements, 0 if there is none.
-
-    Args:
-        prediction: Float, any shape.
-        target: Same shape.
-        valid: Nonzero where an element counts, broadcastable to that shape; all do if None.
-    """
-    is_valid = _as_mask(valid, prediction)
-    error = torch.where(is_valid, prediction, 0) - torch.where(is_valid, target, 0)
-    return _masked_mean(error**2, is_valid)
-
-
-def _as_mask(valid: Tensor | None, like: Tensor) -> Tensor:
-    """Return `valid` as a bool tensor of the shape of `like`."""
-    if valid is None:
-        return torch.ones_like(like, dtype=torch.bool)
-    return (valid != 0).expand_as(like)
-
-
-def _masked_mean(values: Tensor, is_valid: Tensor) -> Tensor:
-    """Return the mean of the valid values, 0 (still part of the graph) if there is none."""
-    return torch.where(is_valid, values, 0).sum() / is_valid.sum().clamp_min(1)

@@ -1,4 +1,4 @@
-"""Scores of predictions, in numpy: binary segmentation from histograms, and image regression.
+"""Scores of binary segmentation from histograms, in numpy.
 
 A `ProbabilityHistogram` takes predictions piece by piece in bounded memory and afterwards answers
 for every threshold at once. Its bins are 1/1024 wide: a power of two, so that `prob >= k / 1024`
@@ -125,48 +125,6 @@ class ProbabilityHistogram:
         """
         precision, recall = self.precision_recall()
         return float(np.sum(precision * -np.diff(recall, append=0.0)))
-
-
-def mse(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Return the mean squared error of two arrays of the same shape."""
-    a, b = _pair(prediction, target)
-    return float(np.mean((a - b) ** 2))
-
-
-def mae(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Return the mean absolute error of two arrays of the same shape."""
-    a, b = _pair(prediction, target)
-    return float(np.mean(np.abs(a - b)))
-
-
-def r2(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Return the coefficient of determination, 1 - mse / var(target); NaN for a constant target."""
-    a, b = _pair(prediction, target)
-    variance = np.var(b)
-    return float(1 - np.mean((a - b) ** 2) / variance) if variance else float("nan")
-
-
-def pearson(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Return Pearson's correlation; NaN if either array is constant."""
-    a, b = _pair(prediction, target)
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt(np.sum(a**2) * np.sum(b**2))
-    return float(np.sum(a * b) / scale) if scale else float("nan")
-
-
-def _pair(prediction: ArrayLike, target: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return both as float64 arrays.
-
-    Raises:
-        ValueError: If their shapes differ or they are empty.
-    """
-    first, second = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
-    if first.shape != second.shape or first.size == 0:
-        raise ValueError(
-            f"prediction {first.shape} and target {second.shape} must have the same shape and at "
-            "least one element"
-        )
-    return first, second
 
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike, empty: float) -> FloatArray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +21,64 @@ from torch import Tensor
 
 from core.unet3d import RepModeUNet
 
-_OFFICIAL_EXPERTS = (
-    "expert_conv5x5_conv",
-    "expert_conv3x3_conv",
-    "expert_conv1x1_conv",
-    "expert_avg3x3_conv",
-    "expert_avg5x5_conv",
+# What PyTorch's unpickler raises on garbage: it checks little before it uses what it reads.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
+_NUM_STAGES = 4
+_MIXTURE = {
+    "expert_conv5x5_conv": "kernels.0",
+    "expert_conv3x3_conv": "kernels.1",
+    "expert_conv1x1_conv": "kernels.2",
+    "expert_avg3x3_conv": "kernels.3",
+    "expert_avg5x5_conv": "kernels.4",
+    "gate.weight": "gate.linear.weight",
+    "gate.bias": "gate.linear.bias",
+}
+_POOLS = ("expert_avg3x3_pool", "expert_avg5x5_pool")  # constants, which we do not store
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_BLOCK = {theirs: f"conv.{ours}" for theirs, ours in _MIXTURE.items()} | {
+    f"subsequent_layer.0.{name}": f"norm.{name}" for name in _NORM
+}
+_RESAMPLING = {"0.weight": "conv.weight"} | {f"1.{name}": f"norm.{name}" for name in _NORM}
+
+
+def _our_names() -> dict[str, str]:
+    """Return our name of every weight of the official network, by its official name.
+
+    Example: `decoder_block4.conv_less.conv1.expert_conv3x3_conv` becomes
+    `network.decoder.stages.0.blocks.0.conv.kernels.1` (the deepest decoder block comes first).
+    """
+    layers = [("conv_out", "head", _MIXTURE)]
+    for b in range(2):
+        layers.append((f"bottle_block.conv{b + 1}", f"encoder.bottleneck.{b}", _BLOCK))
+    for stage in range(_NUM_STAGES):
+        down, up = f"encoder_block{stage + 1}", f"decoder_block{_NUM_STAGES - stage}"
+        encoder, decoder = f"encoder.stages.{stage}", f"decoder.stages.{stage}"
+        layers.append((f"{down}.conv_down", f"{encoder}.down", _RESAMPLING))
+        layers.append((f"{up}.convt", f"{decoder}.up", _RESAMPLING))
+        for b in range(2):
+            layers.append((f"{down}.conv_more.conv{b + 1}", f"{encoder}.blocks.{b}", _BLOCK))
+            layers.append((f"{up}.conv_less.conv{b + 1}", f"{decoder}.blocks.{b}", _BLOCK))
+    return {
+        f"{theirs}.{name}": f"network.{ours}.{our_name}"
+        for theirs, ours, names in layers
+        for name, our_name in names.items()
+    }
+
+
+_OUR_NAMES = _our_names()
 _FIRST_KERNEL = "encoder_block1.conv_more.conv1.expert_conv5x5_conv"
 _FIRST_GATE = "encoder_block1.conv_more.conv1.gate.weight"
-_NUM_STAGES = 4
 
 
 def load_official_checkpoint(path: str | Path) -> tuple[RepModeUNet, list[str]]:
@@ -55,54 +104,72 @@ def load_official_checkpoint(path: str | Path) -> tuple[RepModeUNet, list[str]]:
         raise ValueError(
             f"{path} is not an official RepMode checkpoint: no RepMode weights under 'nn_state'"
         )
-    base_channels, in_channels = state[_FIRST_KERNEL].shape[:2]
-    num_tasks = state[_FIRST_GATE].shape[1]
-    tasks = list(getattr(content.get("opts"), "adopted_datasets", []))
-    if len(tasks) != num_tasks:
-        tasks = [f"task_{task}" for task in range(num_tasks)]
-    model = RepModeUNet(num_tasks, base_channels, in_channels)
     try:
-        model.load_state_dict(from_official_names(state))
-    except RuntimeError as error:
+        model = _build(state)
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the RepMode network: {_one_line(error)}") from error
-    return model.eval(), tasks
+    tasks: Any = getattr(content.get("opts"), "adopted_datasets", None)
+    if not _are_file_names(tasks) or len(tasks) != model.num_tasks:
+        raise ValueError(
+            f"{path} has weights for {model.num_tasks} tasks and as task names "
+            f"{_one_line(repr(tasks))}; give under opts.adopted_datasets one name for each, no two "
+            "the same, of letters, digits, '_', '-' and '.'"
+        )
+    return model.eval(), list(tasks)
 
 
 def from_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return an official state dict under this project's parameter names.
+    """Return an official state dict, or a part of it, under this project's parameter names.
 
     The constant pooling kernels, which official files carry as buffers, are left out.
+
+    Raises:
+        ValueError: If it holds a name that the official network does not have.
     """
-    return {_our_name(name): value for name, value in state.items() if not name.endswith("_pool")}
+    weights = {name: value for name, value in state.items() if not str(name).endswith(_POOLS)}
+    unknown = [str(name) for name in weights if name not in _OUR_NAMES]
+    if unknown:
+        raise ValueError(f"unknown {_some(unknown)}; an official network of four stages is needed")
+    return {_OUR_NAMES[name]: value for name, value in weights.items()}
 
 
-def _our_name(official: str) -> str:
-    """Translate one name.
+def _build(state: Mapping[str, Any]) -> RepModeUNet:
+    """Return the network of an official state dict.
 
-    Example: `decoder_block4.conv_less.conv1.expert_conv3x3_conv` becomes
-    `network.decoder.stages.0.blocks.0.conv.kernels.1` (the deepest decoder block comes first).
+    Raises:
+        ValueError: If a weight is unknown, missing or no tensor.
+        RuntimeError: If one has another shape.
     """
-    block, _, rest = official.partition(".")
-    number = int(block[-1]) if block[-1].isdigit() else 0
-    where = {
-        "encoder_block": f"encoder.stages.{number - 1}",
-        "decoder_block": f"decoder.stages.{_NUM_STAGES - number}",
-        "bottle_block": "encoder",
-        "conv_out": "head",
-    }[block.rstrip("0123456789")]
-    rest = re.sub(r"^conv_(more|less)\.", "", rest)
-    blocks = "bottleneck" if block == "bottle_block" else "blocks"
-    rest = re.sub(r"^conv([12])\.", lambda m: f"{blocks}.{int(m[1]) - 1}.", rest)
-    rest = re.sub(r"^conv_down\.", "down.", rest)
-    rest = re.sub(r"^convt\.", "up.", rest)
-    rest = re.sub(r"^(down|up)\.0\.", r"\1.conv.", rest)
-    rest = re.sub(r"^(down|up)\.1\.", r"\1.norm.", rest)
-    rest = rest.replace("subsequent_layer.0.", "norm.")
-    mixture = "" if block == "conv_out" else "conv."
-    rest = rest.replace("gate.", f"{mixture}gate.linear.")
-    for e, expert in enumerate(_OFFICIAL_EXPERTS):
-        rest = rest.replace(expert, f"{mixture}kernels.{e}")
-    return f"network.{where}.{rest}"
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is no tensor but of type {type(value).__name__}")
+    weights = from_official_names(state)
+    missing = [name for name in _OUR_NAMES if name not in state]
+    if missing:
+        raise ValueError(f"it lacks {_some(missing)}; an official network of four stages is needed")
+    kernel, gate = state[_FIRST_KERNEL], state[_FIRST_GATE]
+    if kernel.ndim != 5 or gate.ndim != 2 or 0 in (*kernel.shape, *gate.shape):
+        raise ValueError(
+            f"{_FIRST_KERNEL} is {tuple(kernel.shape)} and {_FIRST_GATE} {tuple(gate.shape)}; "
+            "five axes and two are needed, none empty"
+        )
+    model = RepModeUNet(gate.shape[1], *kernel.shape[:2])
+    model.load_state_dict(weights)
+    return model
+
+
+def _are_file_names(names: Any) -> bool:
+    """Tell whether these are different names that are safe as file names."""
+    return (
+        isinstance(names, (list, tuple))
+        and all(isinstance(name, str) and re.fullmatch(r"(?!\.)[\w.-]+", name) for name in names)
+        and len(set(names)) == len(names)
+    )
+
+
+def _some(names: list[str]) -> str:
+    """Return a list of names, shortened."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _read_archive(path: Path) -> Any:
@@ -112,11 +179,11 @@ def _read_archive(path: Path) -> Any:
             warnings.catch_warnings(action="ignore"),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{path} cannot be read as an official RepMode checkpoint: {_one_line(error)}"
         ) from error
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())[:200]

@@ -17,15 +17,16 @@ import torch
 from core.terminal import DISTRIBUTION
 
 
-def collect(**facts: Any) -> dict[str, Any]:
+def collect(device: torch.device | str | None = None, **facts: Any) -> dict[str, Any]:
     """Return a JSON-able record of this process.
 
     Args:
+        device: Where the caller computed; None if it is not recorded.
         **facts: What the caller adds about inputs and settings; last in the record.
 
     Returns:
-        project_version and git_commit (either may be None), python, torch, numpy, device,
-        time_utc (ISO 8601), argv, and then the facts.
+        project_version and git_commit (either may be None), python, torch, numpy, device (may be
+        None), time_utc (ISO 8601), argv, and then the facts.
     """
     return {
         "project_version": _project_version(),
@@ -33,7 +34,7 @@ def collect(**facts: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": _device_name(),
+        "device": None if device is None else _describe(torch.device(device)),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv,
         **facts,
@@ -69,8 +70,8 @@ def _git_commit(checkout: Path) -> str | None:
     return answer.stdout.strip() or None
 
 
-def _device_name() -> str:
-    """Return the name of the first GPU, or of the processor where there is none."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return platform.processor() or platform.machine()
+def _describe(device: torch.device) -> str:
+    """Return a device with the name of its GPU or processor: "cpu (x86_64)"."""
+    is_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_gpu else platform.processor()
+    return f"{device} ({name or platform.machine()})"

@@ -12,9 +12,11 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from core.files import atomic_path, write_json
+from core.provenance import collect
 from core.terminal import note, progress
 
 
@@ -63,9 +65,10 @@ class RunFolder:
             "rate follows it) or choose another --out"
         )
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Write the configuration of a new run."""
+    def start(self, config: Mapping[str, Any], device: torch.device) -> None:
+        """Write the configuration of a new run and where it began."""
         write_json(self.config_path, config)
+        write_json(self.path / "provenance.json", collect(device))
 
 
 class RunLog:

@@ -19,14 +19,14 @@ def learning_rate_factor(
     """Return the share of the peak learning rate at one optimiser step.
 
     It climbs linearly from `start_factor` at step 0 to 1 at step `warmup_steps`, then falls along
-    a half cosine to `final_factor` at the last step.
+    a half cosine to `final_factor` at the last step; if the peak is the last step, it ends at 1.
 
     Args:
         step: Optimiser step of the whole run, 0 <= step < total_steps.
         total_steps: Optimiser steps of the whole run.
-        warmup_steps: Steps before the peak; 0 starts at the peak.
+        warmup_steps: Steps before the peak, below `total_steps`; 0 starts at the peak.
         start_factor: Share at step 0 if there is a warm-up.
-        final_factor: Share at the last step.
+        final_factor: Share at the last step if that comes after the peak.
 
     Reference:
         Goyal et al., "Accurate, Large Minibatch SGD" (2017), section 2.2 (gradual warm-up);

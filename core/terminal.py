@@ -33,6 +33,7 @@ _REMEDIES = {
     errno.EPERM: "check its permissions or choose another path",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
+    errno.EEXIST: "remove it or choose another path",
     errno.EISDIR: "name a file, not a folder",
 }
 
@@ -76,7 +77,11 @@ def run(
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         with contextlib.nullcontext() if is_debug else _quiet_libraries():
-            _dispatch(prog, description, commands, arguments)
+            job = None
+            with _reader_may_leave():
+                job = _choose(prog, description, commands, arguments)
+            if job is not None:
+                job()
     except KeyboardInterrupt:
         note(f"{prog}: interrupted")
         return 130
@@ -181,10 +186,22 @@ def _quiet_libraries() -> Iterator[None]:
         logging.getLogger().removeHandler(silencer)
 
 
-def _dispatch(
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Let what reads stdout stop early, as `head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends: there it must not fail again.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _choose(
     prog: str, description: str, commands: Mapping[str, Command], arguments: list[str]
-) -> None:
-    """Answer `--help` and `--version`, or parse the options of a command and run it."""
+) -> Callable[[], object] | None:
+    """Return the command with its options bound, or answer `--help` and `--version`."""
     name, *options = arguments or ["--help"]
     if name in ("-h", "--help"):
         print(_overview(prog, description, commands))
@@ -193,11 +210,10 @@ def _dispatch(
 
         print(f"{prog} {version(DISTRIBUTION)}")
     elif name in commands:
-        job = _parse(f"{prog} {name}", _load(commands[name].target), options)
-        if job is not None:
-            job()
+        return _parse(f"{prog} {name}", _load(commands[name].target), options)
     else:
         raise ValueError(_unknown_command(prog, name, commands))
+    return None
 
 
 def _overview(prog: str, description: str, commands: Mapping[str, Command]) -> str:

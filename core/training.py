@@ -67,30 +67,34 @@ def fit(
         ValueError: If settings do not fit each other, the folder holds a run and `resume` is
             False, or the configuration changed since the run to be resumed was started.
         FileNotFoundError: If there is no checkpoint to resume from.
-        RuntimeError: If the loss, a gradient or the score is not finite.
+        RuntimeError: If the loss, a part of it, a gradient or the score is not finite, or this
+            process trained in another precision before.
     """
-    run = _begin(model, len(dataset), config, RunFolder(run_path), description, resume)
-    batches = _batches(run, dataset)
-    with run.open_log() as log:
-        while run.position.epoch < config.epochs:
-            _train_epoch(run, batches, loss_fn, log)
-            _finish_epoch(run, validate, log)
-    run.state.release()
+    folder = RunFolder(run_path)
+    folder.check_resumable() if resume else folder.check_new()
+    run = _set_up(model, len(dataset), config, folder, description)
+    try:
+        run.restore() if resume else run.start()
+        batches = _batches(run, dataset)
+        with run.open_log() as log:
+            while run.position.epoch < config.epochs:
+                _train_epoch(run, batches, loss_fn, log)
+                _finish_epoch(run, validate, log)
+    finally:
+        run.state.release()
     return run.result()
 
 
-def _begin(
+def _set_up(
     model: nn.Module,
     num_samples: int,
     config: TrainingConfig,
     folder: RunFolder,
     description: Mapping[str, Any],
-    resume: bool,
 ) -> _Run:
-    """Set up a run, new or as its last checkpoint left it; the arguments are those of `fit`."""
+    """Return a run that is neither started nor restored; the arguments are those of `fit`."""
     from accelerate.utils import set_seed
 
-    folder.check_resumable() if resume else folder.check_new()
     accelerator = start_accelerator(config.precision)
     config = replace(config, precision=accelerator.mixed_precision)
     plan = _plan(num_samples, config, accelerator.num_processes)
@@ -99,18 +103,14 @@ def _begin(
         "description": description,
         "samples_per_epoch": num_samples,
         "num_processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "frozen_parameters": [n for n, p in model.named_parameters() if not p.requires_grad],
     }
     identity = json.loads(json.dumps(identity))  # tuples as lists, as they come back
     set_seed(config.seed, device_specific=True)
     state = TrainingState(
         accelerator, model, config.learning_rate, config.weight_decay, config.ema_decay
     )
-    if resume:
-        tensors, meta = checkpoint.load(folder.last_path, checkpoint.TRAINING_STATE)
-        folder.check_unchanged({key: meta[key] for key in identity}, identity)
-        state.restore(tensors, meta, folder.last_path)
-    elif accelerator.is_main_process:
-        folder.start(identity)
     return _Run(accelerator, config, plan, identity, folder, state)
 
 
@@ -119,8 +119,10 @@ def start_accelerator(precision: str) -> Accelerator:
 
     Raises:
         ValueError: If the device lacks the precision.
+        RuntimeError: If this process has another precision already; it can have only one.
     """
     from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState, is_initialized
     from accelerate.utils import parse_flag_from_env
 
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
@@ -130,6 +132,11 @@ def start_accelerator(precision: str) -> Accelerator:
         precision = "bf16" if has_bf16 else "fp16" if is_gpu else "no"
     elif precision == "fp16" and not is_gpu:
         raise ValueError(f"precision 'fp16' needs a CUDA GPU, found {device}; use 'auto'")
+    if is_initialized() and (first := AcceleratorState().mixed_precision) != precision:
+        raise RuntimeError(
+            f"precision is {precision!r}, but this process trained with {first!r} before and keeps "
+            f"to it; use {first!r} or start a new process"
+        )
     return Accelerator(mixed_precision=precision)
 
 
@@ -172,10 +179,12 @@ class _Run:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of an optimiser step, counted over the whole run from 0."""
+        total_steps = self.config.epochs * self.plan.num_steps
+        warmup_steps = round(self.config.warmup_epochs * self.plan.num_steps)
         return self.config.learning_rate * learning_rate_factor(
             step,
-            total_steps=self.config.epochs * self.plan.num_steps,
-            warmup_steps=round(self.config.warmup_epochs * self.plan.num_steps),
+            total_steps,
+            min(warmup_steps, total_steps - 1),
             start_factor=self.config.warmup_start_factor,
             final_factor=self.config.final_lr_factor,
         )
@@ -188,6 +197,21 @@ class _Run:
         batches -= self.position.step * self.plan.accumulate
         num_samples = batches * self.config.batch_size
         return RunLog(self.folder.path, self.position.epoch, self.steps, num_samples)
+
+    def start(self) -> None:
+        """Write the configuration of the new run."""
+        if self.accelerator.is_main_process:
+            self.folder.start(self.identity, self.accelerator.device)
+
+    def restore(self) -> None:
+        """Go back to the last checkpoint.
+
+        Raises:
+            ValueError: If it is damaged or of a run with another identity.
+        """
+        tensors, meta = checkpoint.load(self.folder.last_path, checkpoint.TRAINING_STATE)
+        self.folder.check_unchanged({key: meta[key] for key in self.identity}, self.identity)
+        self.state.restore(tensors, meta, self.folder.last_path)
 
     def save(self) -> None:
         """Write the checkpoint to continue from."""
@@ -256,7 +280,8 @@ def _optimise(
         The loss and its parts, averaged over the batches of the step and over processes.
 
     Raises:
-        RuntimeError: If the loss or the gradient is not finite; the weights are as before.
+        RuntimeError: If the loss, a part of it or the gradient is not finite; the weights are as
+            before.
     """
     from accelerate.utils import send_to_device
 
@@ -280,24 +305,31 @@ def _optimise(
     losses = dict(zip(sums, means.tolist(), strict=True))
     _check_finite(run, losses, norm)
     state.optimizer.step()
-    state.update_average(run.steps + 1)
+    if not accelerator.optimizer_step_was_skipped:
+        state.update_average(run.steps + 1)
+    elif (scale := accelerator.scaler.get_scale()) < 1:
+        what = f"gradient (its scale fell to {scale:g}, every overflow halves it)"
+        raise _not_finite(run, what, losses)
     return losses
 
 
 def _check_finite(run: _Run, losses: Mapping[str, float], norm: Tensor) -> None:
-    """Raise RuntimeError if the loss or, without a gradient scaler, the gradient is not finite.
+    """Raise RuntimeError if the loss, a part or, without a gradient scaler, the gradient is not.
 
     A gradient scaler meets infinite gradients as a matter of course and skips those steps itself.
     """
-    if not math.isfinite(losses["loss"]):
-        what = "loss"
-    elif run.accelerator.scaler is None and not math.isfinite(norm.item()):
-        what = "gradient"
-    else:
-        return
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise _not_finite(run, "loss" if name == "loss" else f"loss part {name!r}", losses)
+    if run.accelerator.scaler is None and not math.isfinite(norm.item()):
+        raise _not_finite(run, "gradient", losses)
+
+
+def _not_finite(run: _Run, what: str, losses: Mapping[str, float]) -> RuntimeError:
+    """Return the error that says where the run was and what can be done."""
     values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     last_path = run.folder.last_path
-    raise RuntimeError(
+    return RuntimeError(
         f"the {what} is not finite at epoch {run.position.epoch + 1} step {run.position.step + 1} "
         f"of {run.plan.num_steps}, learning rate {run.learning_rate(run.steps):.3g}: {values}; "
         f"last good checkpoint: {last_path if last_path.exists() else 'none yet'}; check the data "

@@ -72,7 +72,7 @@ class TrainingConfig:
                 "'auto', 'no', 'bf16' or 'fp16'",
             ),
             "num_workers": (self.num_workers >= 0, "0 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
+            "seed": (0 <= self.seed < 2**31, f"0 to {2**31 - 1}"),
             "checkpoint_every_steps": (self.checkpoint_every_steps >= 0, "0 (epochs) or more"),
         }
         for name, (is_allowed, text) in allowed.items():

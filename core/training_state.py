@@ -184,7 +184,7 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(_from_hex(state["torch"]))
-    if device.type == "cuda" and "cuda" in state:
+    if device.type == "cuda":
         torch.cuda.set_rng_state(_from_hex(state["cuda"]), device)
 
 

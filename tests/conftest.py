@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `core.terminal.run` does
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # training is tested on the CPU everywhere
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -18,5 +19,7 @@ def sample_data() -> Path:
     default = REPOSITORY.parent / "shared" / "data"
     path = Path(os.environ.get("REPMODE_SAMPLE_DATA", default))
     if not path.is_dir():
-        pytest.skip(f"real sample data not found at {path}; set REPMODE_SAMPLE_DATA to run this")
+        pytest.skip(
+            f"no real samples at {path}; to run this, set REPMODE_SAMPLE_DATA to their folder"
+        )
     return path

@@ -59,10 +59,13 @@ def imported(nodes: Iterator[ast.AST]) -> set[str]:
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_packages_import_only_those_below_them(package):
-    allowed = MAY_IMPORT[package]
+    allowed, paths = MAY_IMPORT[package], modules(package)
+    if package == "kernels" and not paths:
+        pytest.skip("kernels/ holds no Python file")
+    assert paths, f"{package}/ holds no Python file"
     wrong = {
         str(path.relative_to(REPOSITORY)): names
-        for path in modules(package)
+        for path in paths
         if (names := imported(ast.walk(tree_of(path))) & set(MAY_IMPORT) - allowed)
     }
     assert wrong == {}

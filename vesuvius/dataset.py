@@ -49,7 +49,7 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         patch_size: Rows and columns of a patch, in pixels.
         seed: All randomness follows from it, the epoch and the index.
         augment: Random changes; none by default.
-        z_jitter: Greatest random shift of the window, in layers, up or down within the volume.
+        z_shift: Greatest random shift of the window, in layers, up or down within the volume.
 
     Raises:
         ValueError: A source does not fit its volume, or the sources each other.
@@ -61,13 +61,13 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         patch_size: int,
         seed: int,
         augment: AugmentConfig | None = None,
-        z_jitter: int = 0,
+        z_shift: int = 0,
     ) -> None:
         self.sources = list(sources)
         self.patch_size = patch_size
         self.seed = seed
         self.augment = augment
-        self.z_jitter = z_jitter
+        self.z_shift = z_shift
         self._stops = np.cumsum([len(source.points) for source in self.sources])
         self._check()
         self._augmentations = [
@@ -116,8 +116,8 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         volume = source.volume
         y, x = source.points[point].tolist()
         rows, columns = slice(y, y + self.patch_size), slice(x, x + self.patch_size)
-        down = min(self.z_jitter, source.z_start)
-        up = min(self.z_jitter, volume.volume.shape[2] - source.z_stop)
+        down = min(self.z_shift, source.z_start)
+        up = min(self.z_shift, volume.volume.shape[2] - source.z_stop)
         shift = int(rng.integers(-down, up, endpoint=True))
         patch_YXZ = volume.volume[rows, columns, source.z_start + shift : source.z_stop + shift]
         maps = volume.ink_label[rows, columns], volume.papyrus_mask[rows, columns]

@@ -7,15 +7,12 @@ neighbouring voxels share fibres, ink strokes and, through the patches, each oth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-
-from core.files import read_json, write_json
 
 Role = Literal["train", "validation"]
 
@@ -61,7 +58,7 @@ class Piece:
 
 
 def hold_out_stripes(
-    name: str, mask_YX: NDArray[np.bool_], fraction: float = 0.25, gap: int = 64
+    name: str, mask_YX: NDArray[np.bool_], fraction: float, gap: int
 ) -> list[Piece]:
     """Cut a fragment across its longer side into a training and a validation piece.
 
@@ -70,7 +67,7 @@ def hold_out_stripes(
         mask_YX: Papyrus mask, (Y, X) bool; the pieces cover its bounding box.
         fraction: About how much of the papyrus the validation piece holds, between 0 and 1. It is
             the lower (or right) end.
-        gap: Rows (or columns) between the two pieces, taken from the training piece.
+        gap: Rows (or columns) between the two pieces, taken from the training piece; at least 0.
 
     Returns:
         The training piece and the validation piece.
@@ -142,28 +139,11 @@ def check_disjoint(pieces: Iterable[Piece], gap: int) -> None:
         if (train.role, validation.role) != ("train", "validation"):
             continue
         distance = _distance(train, validation)
-        if train.fragment == validation.fragment and distance < gap:
+        if train.fragment == validation.fragment and distance < max(gap, 0):
             found = "overlap" if distance < 0 else f"are {distance} px apart"
             raise ValueError(
                 f"{train} and {validation} {found}; at least {gap} px must lie between"
             )
-
-
-def write_folds(path: Path, pieces: Iterable[Piece]) -> None:
-    """Write pieces as JSON."""
-    write_json(path, [asdict(piece) for piece in pieces])
-
-
-def read_folds(path: Path) -> list[Piece]:
-    """Read pieces from JSON.
-
-    Raises:
-        ValueError: The file does not hold pieces.
-    """
-    try:
-        return [Piece(**fields) for fields in read_json(path)]
-    except TypeError as error:
-        raise ValueError(f"{path} holds no list of pieces ({error}); train writes it") from error
 
 
 def _distance(a: Piece, b: Piece) -> int:

@@ -13,6 +13,7 @@ Masks and labels may be missing, save the mask of the kaggle layout.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -26,11 +27,10 @@ from PIL import Image
 
 from core.terminal import note
 from vesuvius.layers import is_layer, open_layers
-from vesuvius.ome_zarr import METADATA_FILES, open_zarr
-from vesuvius.prepared import SUFFIX, LayersInnermost, open_prepared
+from vesuvius.ome_zarr import METADATA_FILES, VoxelSize, open_zarr
+from vesuvius.prepared import INK_LABEL, SUFFIX, LayersInnermost, open_prepared
 
 Layout = Literal["kaggle", "segment", "tiff", "zarr", "prepared"]
-VoxelSize = tuple[float, float, float]
 
 _TIFF_FOLDERS = {"kaggle": "surface_volume", "segment": "layers", "tiff": "."}
 
@@ -57,9 +57,10 @@ class Fragment:
         name: The name of its folder, without `.vol` or `.zarr`.
         path: Its folder.
         layout: How the folder is laid out.
+        source_layout: The same, but of a prepared volume the layout it was prepared from.
         volume: The voxels.
         papyrus_mask: bool (Y, X), somewhere True.
-        ink_label: bool (Y, X), or None if there is none.
+        ink_label: bool (Y, X), or None if there is none or it was not asked for.
         files: All files it was read from.
         voxel_size_um: (Z, Y, X), or None if unknown.
     """
@@ -67,6 +68,7 @@ class Fragment:
     name: str
     path: Path
     layout: Layout
+    source_layout: Layout
     volume: VolumeReader
     papyrus_mask: np.ndarray
     ink_label: np.ndarray | None
@@ -74,12 +76,15 @@ class Fragment:
     voxel_size_um: VoxelSize | None = None
 
 
-def open_fragment(path: str | Path, mask_path: str | Path | None = None) -> Fragment:
+def open_fragment(
+    path: str | Path, mask_path: str | Path | None = None, with_label: bool = True
+) -> Fragment:
     """Open a fragment of any layout; only headers, mask and label are read.
 
     Args:
         path: The folder.
         mask_path: A papyrus mask to use instead of the fragment's own.
+        with_label: Whether to look for the ink label; prediction does without.
 
     Raises:
         FileNotFoundError: If the folder, or a mask that must be there, does not exist.
@@ -88,7 +93,7 @@ def open_fragment(path: str | Path, mask_path: str | Path | None = None) -> Frag
     path = Path(path)
     layout = _find_layout(path)
     if layout == "prepared":
-        return _open_store(path, mask_path)
+        return _open_store(path, mask_path, with_label)
     voxel_size_um = None
     if layout == "zarr":
         volume, voxel_size_um = open_zarr(path)
@@ -97,13 +102,14 @@ def open_fragment(path: str | Path, mask_path: str | Path | None = None) -> Frag
         volume = open_layers(path / _TIFF_FOLDERS[layout], 0 if layout == "kaggle" else None)
         files = [layer.path for layer in volume.layers]
     mask_path = mask_path or _find_image(path, "mask.png", "*_mask.png")
-    label_path = _find_image(path, "inklabels.png", "*inklabels.png")
+    label_path = _find_image(path, "inklabels.png", "*inklabels.png") if with_label else None
     if mask_path is None and layout == "kaggle":
         raise FileNotFoundError(f"{path / 'mask.png'} not found; copy the papyrus mask there")
     return Fragment(
         name=_name(path),
         path=path,
         layout=layout,
+        source_layout=layout,
         volume=volume,
         papyrus_mask=_read_mask(path, mask_path, volume.shape[1:]),
         ink_label=None if label_path is None else _read_fitting(label_path, volume.shape[1:]),
@@ -173,25 +179,27 @@ def _find_layout(path: Path) -> Layout:
 
 def _name(path: Path) -> str:
     """Return the name of a fragment: "1", "a.vol" and "a.ome.zarr" give "1", "a" and "a"."""
-    name = path.resolve().name
+    name = Path(os.path.abspath(path)).name  # links are not followed
     for suffix in (SUFFIX, ".ome.zarr", ".zarr"):
         name = name.removesuffix(suffix)
     return name
 
 
-def _open_store(path: Path, mask_path: str | Path | None) -> Fragment:
+def _open_store(path: Path, mask_path: str | Path | None, with_label: bool) -> Fragment:
     """Open a prepared volume as a fragment."""
-    store = open_prepared(path)
+    store = open_prepared(path, with_label)
+    files = [file for file in _files_below(path) if with_label or file.name != INK_LABEL]
     size = store.papyrus_mask.shape
     voxel_size_um = store.info["voxel_size_um"]
     return Fragment(
         name=store.name,
         path=path,
         layout="prepared",
+        source_layout=store.info["layout"],
         volume=LayersInnermost(store.volume),
         papyrus_mask=_read_mask(path, mask_path, size) if mask_path else store.papyrus_mask,
         ink_label=store.ink_label,
-        files=tuple([*_files_below(path), *([Path(mask_path)] if mask_path else [])]),
+        files=tuple([*files, *([Path(mask_path)] if mask_path else [])]),
         voxel_size_um=tuple(voxel_size_um) if voxel_size_um else None,
     )
 
@@ -201,10 +209,13 @@ def _files_below(path: Path) -> list[Path]:
 
 
 def _find_image(folder: Path, name: str, pattern: str) -> Path | None:
-    """Return the image of that name, else the only one that fits the pattern, else None."""
+    """Return the image of that name, else the only one that fits the pattern, else None.
+
+    Hidden files are not looked at.
+    """
     if (folder / name).exists():
         return folder / name
-    found = sorted(folder.glob(pattern))
+    found = sorted(image for image in folder.glob(pattern) if not image.name.startswith("."))
     if len(found) > 1:
         names = ", ".join(image.name for image in found)
         raise ValueError(f"{folder} holds several images: {names}; rename the right one to {name}")
@@ -214,12 +225,18 @@ def _find_image(folder: Path, name: str, pattern: str) -> Path | None:
 def _read_mask(path: Path, mask_path: str | Path | None, size: tuple[int, int]) -> np.ndarray:
     """Read the papyrus mask; all True if there is none."""
     if mask_path is None:
-        note(f"{path}: no papyrus mask found, so all of it counts as papyrus")
+        _note_no_mask(path)
         return np.ones(size, bool)
     mask = _read_fitting(mask_path, size)
     if not mask.any():
         raise ValueError(f"{mask_path} is all black, so there is no papyrus; give another mask")
     return mask
+
+
+@functools.cache
+def _note_no_mask(path: Path) -> None:
+    """Say it once, however often the fragment is opened."""
+    note(f"{path}: no papyrus mask found, so all of it counts as papyrus")
 
 
 def _read_fitting(path: str | Path, size: tuple[int, int]) -> np.ndarray:

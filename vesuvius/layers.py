@@ -7,9 +7,11 @@ the strips or tiles that cover them where they are compressed. Axes: Z layers, Y
 
 from __future__ import annotations
 
+import lzma
 import math
 import re
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import numpy as np
 import tifffile
 
 NUM_NAMED = 5  # how many missing layers an error names
+CODEC_ERRORS = (RuntimeError, ValueError, zlib.error, lzma.LZMAError)  # classes of all codecs
 
 _NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(?P<suffix>tiff?)", re.IGNORECASE)
 
@@ -50,7 +53,11 @@ class TiffLayer:
         return rows.reshape(-1, width)
 
     def _decode(self, y_start: int, y_stop: int) -> np.ndarray:
-        """Decode the strips or tiles that cover rows y_start..y_stop."""
+        """Decode the strips or tiles that cover rows y_start..y_stop.
+
+        Raises:
+            ValueError: If one of them is damaged.
+        """
         band = np.zeros((y_stop - y_start, self.shape[1]), self.dtype)
         with tifffile.TiffFile(self.path) as tif:
             page = tif.pages[0]
@@ -59,7 +66,13 @@ class TiffLayer:
             for index in range(first * per_row, last * per_row):
                 tif.filehandle.seek(page.dataoffsets[index])
                 encoded = tif.filehandle.read(page.databytecounts[index]) or None
-                chunk, position, shape = page.decode(encoded, index, jpegtables=page.jpegtables)
+                try:
+                    chunk, position, shape = page.decode(encoded, index, jpegtables=page.jpegtables)
+                except CODEC_ERRORS as error:
+                    row = index // per_row * chunk_height
+                    raise ValueError(
+                        f"{self.path} is damaged near row {row} ({error}); copy it again"
+                    ) from error
                 if chunk is None:  # left out of the file: all zero
                     continue
                 top, left = position[2:4]

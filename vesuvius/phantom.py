@@ -13,7 +13,8 @@ it say nothing about real papyrus.
 
 Every voxel is a pure function of seed and position. The sheet is first made flat, in layers below
 its upper surface, then bent: each column is shifted by its depth, the fraction of a layer by linear
-interpolation, whole layers by indexing.
+interpolation, whole layers by indexing. The cracks of the ink never repeat; the fibres, the texture
+of the papyrus, repeat approximately every 1024 px, displaced by a smooth wave of several px.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Physics:
     crackle_layers: float = 0.5
     crackle_contrast: float = 0.15
     wear: float = 0.5
-    difficulty: float = 0.45
+    difficulty: float = 0.62
 
 
 class Phantom:
@@ -110,7 +111,7 @@ class Phantom:
         half = SHEET_LAYERS // 2
         self._upper_ply = FibreTexture(rng, size, half, is_horizontal=True)
         self._lower_ply = FibreTexture(rng, size, half, is_horizontal=False)
-        self._crackle = CrackleTexture(rng)
+        self._crackle = CrackleTexture(rng, size)
 
     def read(self, y_start: int, y_stop: int) -> np.ndarray:
         """Return some rows of the volume: uint16 (Z, Y, X)."""
@@ -161,12 +162,12 @@ class Phantom:
         upper = self._upper_ply.read(y_start, y_stop, columns)
         lower = self._lower_ply.read(y_start, y_stop, columns)
         ink = self._ink_strength(y_start, y_stop)[:, columns]
-        crackle = self._crackle.read(y_start, y_stop, columns, self.shape[2])
+        crackle = self._crackle.read(y_start, y_stop, columns)
         height = self._surface_height(upper[0], crackle, ink)
         bottom = SHEET_LAYERS + physics.relief_layers * lower[-1]
         bottom += physics.thickness_layers * self._thickness.read(y_start, y_stop)[:, columns]
         ink_gain = (
-            physics.ink_density - 1 - physics.crackle_contrast * (crackle - self._crackle.mean)
+            physics.ink_density - 1 - physics.crackle_contrast * (crackle - CrackleTexture.MEAN)
         )
         gain = self._gain(y_start, y_stop, columns)
         plies = np.concatenate([upper, lower])
@@ -194,8 +195,8 @@ class Phantom:
         """Return how far the upper surface rises above its mean, in layers: float32 (Y, X)."""
         physics = self._physics
         bare = physics.relief_layers * fibres
-        film = (self._crackle.mean - crackle) * np.float32(
-            physics.crackle_layers / self._crackle.std
+        film = (CrackleTexture.MEAN - crackle) * np.float32(
+            physics.crackle_layers / CrackleTexture.STD
         )
         return bare + ink * (film - bare)
 

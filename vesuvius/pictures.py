@@ -17,7 +17,8 @@ FOUND, MISSED, INVENTED = (255, 255, 255), (70, 130, 255), (255, 90, 60)
 def shrink(map_YX: np.ndarray, max_side: int = 1200) -> np.ndarray:
     """Return a map (Y, X) of 0..1 as a gray picture whose longer side is at most `max_side`.
 
-    Pixels are averaged over whole blocks, band by band, so a map on disk never fills the memory.
+    Pixels are averaged over square blocks, band by band, so a map on disk never fills the memory;
+    the last blocks repeat the edge of the map.
     """
     height, width = map_YX.shape
     factor = max(1, -(-max(height, width) // max_side))
@@ -25,8 +26,9 @@ def shrink(map_YX: np.ndarray, max_side: int = 1200) -> np.ndarray:
     bands = []
     for start in range(0, height, rows):
         band = np.asarray(map_YX[start : start + rows], np.float32)
-        size = (-(-width // factor), -(-len(band) // factor))
-        bands.append(cv2.resize(band, size, interpolation=cv2.INTER_AREA))
+        band = np.pad(band, ((0, -len(band) % factor), (0, -width % factor)), mode="edge")
+        blocks = band.reshape(len(band) // factor, factor, -1, factor)
+        bands.append(blocks.mean(axis=(1, 3)))
     return np.round(np.concatenate(bands) * 255).clip(0, 255).astype(np.uint8)
 
 

@@ -27,7 +27,7 @@ from vesuvius.inkmap import (
     window_reader,
 )
 from vesuvius.pictures import shrink, write_png
-from vesuvius.statistics import VolumeStatistics, layer_histograms
+from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 
 
 def predict(
@@ -45,10 +45,10 @@ def predict(
 ) -> None:
     """Map the ink of a fragment with a trained model.
 
-    Reads TIFF layers, a prepared volume or OME-Zarr, a band of rows at a time, so memory does not
-    grow with the fragment. The same command again continues where it was stopped, and does nothing
-    once it is finished. Writes prob.tif (float32 (Y, X), 0..1, 0 outside the papyrus mask),
-    preview.png and provenance.json.
+    Reads TIFF layers, a prepared volume or OME-Zarr, a band of rows at a time: beside one byte per
+    pixel for the papyrus mask, memory does not grow with the fragment. The same command again
+    continues where it was stopped, and does nothing once it is finished. Writes prob.tif (float32
+    (Y, X), 0..1, 0 outside the papyrus mask), preview.png and provenance.json.
 
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.
@@ -67,8 +67,10 @@ def predict(
         FileNotFoundError: If the run or the fragment does not exist.
         ValueError: If they do not fit each other, or `out` holds another prediction.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
     model = load_model(run)
-    opened = open_fragment(fragment, mask)
+    opened = open_fragment(fragment, mask, with_label=False)
     _check_layers(opened, model, z_start)
     settings = {
         "checkpoint_sha256": model.sha256,
@@ -115,7 +117,8 @@ def _map_ink(
             advance=advance,
         )
     write_png(out / "preview.png", shrink(tifffile.memmap(prob.path, mode="r")))
-    write_json(out / "provenance.json", collect(**_facts(fragment, model, window, settings)))
+    facts = _facts(fragment, model, window, settings)
+    write_json(out / "provenance.json", collect(settings["device"], **facts))
     prob.path.replace(out / "prob.tif")
 
 
@@ -130,9 +133,9 @@ def choose_window(fragment: Fragment, model: InkModel, z_start: int | None) -> W
     Raises:
         ValueError: If the fragment has too few layers.
     """
-    histograms = layer_histograms(fragment.volume, fragment.papyrus_mask)
-    config = replace(model.recipe.window, z_start=z_start)
-    return Window.of(VolumeStatistics(histograms), config)
+    statistics = VolumeStatistics(layer_histograms(fragment.volume, fragment.papyrus_mask))
+    note_low_contrast(fragment.path, statistics.mean_std(0, fragment.volume.shape[0])[1])
+    return Window.of(statistics, replace(model.recipe.window, z_start=z_start))
 
 
 def _check_layers(fragment: Fragment, model: InkModel, z_start: int | None) -> None:
@@ -141,7 +144,7 @@ def _check_layers(fragment: Fragment, model: InkModel, z_start: int | None) -> N
     A layer missing at either end would shift the window unnoticed.
     """
     found = fragment.volume.shape[0]
-    if fragment.layout == "kaggle" and z_start is None and found != model.num_layers:
+    if fragment.source_layout == "kaggle" and z_start is None and found != model.num_layers:
         raise ValueError(
             f"{fragment.path} has {found} layers but the model was trained on {model.num_layers}; "
             "restore missing or remove extra layers, or name the first layer with --z-start"

@@ -18,21 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.files import atomic_dir, write_json
+from core.files import atomic_dir, read_json, write_json
 from core.terminal import note, progress
 from vesuvius.fragment import Fragment, VolumeReader, fingerprint, open_fragment
-from vesuvius.prepared import (
-    FORMAT_VERSION,
-    SUFFIX,
-    LayersInnermost,
-    PreparedVolume,
-    open_prepared,
-)
-from vesuvius.statistics import VolumeStatistics, layer_histograms
+from vesuvius.prepared import FORMAT_VERSION, INK_LABEL, SUFFIX, LayersInnermost, open_prepared
+from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 
-__all__ = ["PreparedVolume", "open_prepared", "prepare", "prepare_fragment"]
-
-LOW_CONTRAST_STD = 4.0  # of 0..255; layers that use their range have ten times that
 BAND_BYTES = 128 * 2**20  # uint8 voxels of a band; three such arrays exist at a time
 
 
@@ -46,7 +37,8 @@ def prepare(fragments: tuple[Path, ...], /, out: Path) -> None:
         out: Folder to write `<name>.vol` into.
 
     Raises:
-        ValueError: If an input is bad, found before the first fragment is converted.
+        ValueError: If an input is bad or fragments in Kaggle layout differ in their number of
+            layers, found before the first fragment is converted.
     """
     for fragment in _find_pending(fragments, out):
         prepare_fragment(fragment, out)
@@ -74,18 +66,43 @@ def _find_pending(fragments: tuple[Path, ...], out: Path) -> list[Path]:
     if not fragments:
         raise ValueError("no fragment given; name at least one folder")
     pending, targets, size = [], [], 0
+    depths = _stored_depths(out)
     for path in fragments:
         fragment = open_fragment(path)
         target = _target(fragment, out)
         targets.append(target)
+        if fragment.layout == "kaggle":
+            depths[path] = fragment.volume.shape[0]
         if not _is_finished(fragment, target):
             pending.append(path)
             size += math.prod(fragment.volume.shape)
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} fragments would become {target}; rename their folders")
+    _check_depths(depths)
     _check_space(out, size)
     return pending
+
+
+def _stored_depths(out: Path) -> dict[Path, int]:
+    """Return the number of layers of each volume in `out` that comes from Kaggle layout."""
+    depths = {}
+    for record in sorted(out.glob(f"[!.]*{SUFFIX}/volume.json")):
+        info = read_json(record)
+        if info.get("layout") == "kaggle":
+            depths[record.parent] = info["shape"][2]
+    return depths
+
+
+def _check_depths(depths: dict[Path, int]) -> None:
+    """Raise ValueError if numbers of layers differ: one at the end may be missing."""
+    for path, depth in depths.items():
+        first = next(iter(depths))
+        if depth != depths[first]:
+            raise ValueError(
+                f"{path} has {depth} layers but {first} has {depths[first]}; check for missing or "
+                "extra layers, or choose another --out"
+            )
 
 
 def _check_space(out: Path, size: int) -> None:
@@ -129,17 +146,13 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
         layer_sha256 = _write_volume(fragment.volume, folder / "volume.npy", advance)
     np.save(folder / "papyrus_mask.npy", fragment.papyrus_mask)
     if fragment.ink_label is not None:
-        np.save(folder / "ink_label.npy", fragment.ink_label)
+        np.save(folder / INK_LABEL, fragment.ink_label)
     volume = LayersInnermost(np.load(folder / "volume.npy", mmap_mode="r"))
     histograms = layer_histograms(volume, fragment.papyrus_mask)
     np.save(folder / "layer_histograms.npy", histograms)
     statistics = VolumeStatistics(histograms)
     mean, std = statistics.mean_std(0, num_layers)
-    if std < LOW_CONTRAST_STD:
-        note(
-            f"{fragment.path}: intensities hardly differ (standard deviation {std:.2g} of 0..255); "
-            "16-bit layers are read as value >> 8, so stretch them to the full range first"
-        )
+    note_low_contrast(fragment.path, std)
     info = {
         "format_version": FORMAT_VERSION,
         "name": fragment.name,

@@ -8,6 +8,7 @@ the file. Beside it lie `papyrus_mask.npy`, `ink_label.npy` where there is a lab
 from __future__ import annotations
 
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vesuvius.statistics import VolumeStatistics
 
 FORMAT_VERSION = 1
 SUFFIX = ".vol"
+INK_LABEL = "ink_label.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class PreparedVolume:
         path: The folder.
         volume: uint8 (Y, X, Z), mapped.
         papyrus_mask: bool (Y, X), mapped.
-        ink_label: bool (Y, X), mapped, or None.
+        ink_label: bool (Y, X), mapped, or None if there is none or it was not asked for.
         statistics: Intensities per layer inside the mask.
         info: What `volume.json` says.
     """
@@ -44,17 +46,24 @@ class PreparedVolume:
     info: dict[str, Any]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_prepared, (self.path,)
+        return open_prepared, (self.path, self.ink_label is not None)
 
 
 class LayersInnermost:
     """Reads a (Y, X, Z) array as a volume.
+
+    Each band of a mapped file is mapped anew, as pages stay in memory as long as their map.
+
+    Args:
+        volume_YXZ: uint8, an array or a whole mapped file.
 
     Attributes:
         shape: (Z, Y, X).
     """
 
     def __init__(self, volume_YXZ: np.ndarray) -> None:
+        is_mapped = isinstance(volume_YXZ, np.memmap)
+        assert not is_mapped or isinstance(volume_YXZ.base, mmap), "a part of a map"
         height, width, num_layers = volume_YXZ.shape
         self.shape = (num_layers, height, width)
         self._volume_YXZ = volume_YXZ
@@ -62,12 +71,25 @@ class LayersInnermost:
     def read(self, z_start: int, z_stop: int, y_start: int, y_stop: int) -> np.ndarray:
         """Return the rows y_start..y_stop of layers z_start..z_stop, uint8 (Z, rows, X)."""
         num_layers, _, width = self.shape
-        voxels = np.asarray(self._volume_YXZ[y_start:y_stop]).reshape(-1, num_layers)
+        voxels = self._read_rows(y_start, y_stop).reshape(-1, num_layers)
         return cv2.transpose(voxels[:, z_start:z_stop]).reshape(-1, y_stop - y_start, width)
 
+    def _read_rows(self, y_start: int, y_stop: int) -> np.ndarray:
+        """Return rows, uint8 (rows, X, Z)."""
+        volume = self._volume_YXZ
+        if not isinstance(volume, np.memmap):
+            return volume[y_start:y_stop]
+        start = volume.offset + y_start * volume.strides[0]
+        shape = (y_stop - y_start, *volume.shape[1:])
+        return np.memmap(volume.filename, np.uint8, "r", start, shape)
 
-def open_prepared(path: str | Path) -> PreparedVolume:
+
+def open_prepared(path: str | Path, with_label: bool = True) -> PreparedVolume:
     """Open a prepared volume without loading its voxels.
+
+    Args:
+        path: The folder.
+        with_label: Whether to open the ink label if there is one.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
@@ -85,8 +107,8 @@ def open_prepared(path: str | Path) -> PreparedVolume:
     volume = _open_array(path / "volume.npy", np.uint8, (height, width, num_layers))
     papyrus_mask = _open_array(path / "papyrus_mask.npy", bool, (height, width))
     ink_label = None
-    if info["has_ink_label"]:
-        ink_label = _open_array(path / "ink_label.npy", bool, (height, width))
+    if with_label and info["has_ink_label"]:
+        ink_label = _open_array(path / INK_LABEL, bool, (height, width))
     histograms = _open_array(path / "layer_histograms.npy", np.int64, (num_layers, 256))
     return PreparedVolume(
         name=info["name"],

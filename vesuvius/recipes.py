@@ -29,6 +29,10 @@ class WindowConfig:
     intensity: Literal["raw", "zscore"] = "zscore"
     z_shift: int = 0
 
+    def __post_init__(self) -> None:
+        check_least("window", num_layers=(self.num_layers, 1), z_shift=(self.z_shift, 0))
+        check_least("window", z_start=(self.z_start or 0, 0))
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -41,6 +45,12 @@ class LossConfig:
 
     smoothing: float = 0.25
     dice_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 0.5:
+            raise ValueError(f"loss.smoothing is {self.smoothing}; allowed is 0 up to below 0.5")
+        if not 0 <= self.dice_weight <= 1:
+            raise ValueError(f"loss.dice_weight is {self.dice_weight}; allowed is 0..1")
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,29 @@ class ValidationConfig:
     gap: int = 128
     tile_size: int = 128
     stride: int = 96
+
+    def __post_init__(self) -> None:
+        check_least("validation", gap=(self.gap, 0), stride=(self.stride, 1))
+        if not 0 < self.fraction < 1:
+            raise ValueError(
+                f"validation.fraction is {self.fraction}; allowed is above 0 and below 1"
+            )
+        if self.stride > self.tile_size:
+            raise ValueError(
+                f"validation.stride {self.stride} is above validation.tile_size {self.tile_size}; "
+                "tiles must touch or overlap"
+            )
+
+
+def check_least(group: str, **values: tuple[int, int]) -> None:
+    """Refuse numbers below their least value, given as name=(value, least).
+
+    Raises:
+        ValueError: Naming the number.
+    """
+    for name, (value, least) in values.items():
+        if value < least:
+            raise ValueError(f"{group}.{name} is {value}; it is at least {least}")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class MapRow:
     Attributes:
         name: Name of the fragment.
         label: Truth, bool.
+        papyrus_mask: Where there is papyrus, bool.
         prob: Predicted probability, float32 0..1.
         ink_mask: What was submitted, bool.
         baseline_mask: What the intensity baseline calls ink, bool.
@@ -41,6 +42,7 @@ class MapRow:
 
     name: str
     label: np.ndarray
+    papyrus_mask: np.ndarray
     prob: np.ndarray
     ink_mask: np.ndarray
     baseline_mask: np.ndarray
@@ -84,12 +86,17 @@ def write_report(
 
 
 def _score_table(scores: Mapping[str, Any]) -> str:
+    columns = {
+        "f05": "F0.5 of the model",
+        "baseline_f05": "of intensity alone",
+        "all_ink_f05": "of calling all papyrus ink",
+    }
     rows = [
-        [name, f"{found['f05']:.3f}", f"{found['baseline_f05']:.3f}"]
+        [name, *(f"{found[key]:.3f}" for key in columns)]
         for name, found in [*scores["fragments"].items(), ("together", scores)]
     ]
     caption = f"<p>Threshold {scores['threshold']:.3f}, chosen on held-out training pieces.</p>"
-    return _table(["fragment", "F0.5 of the model", "F0.5 of intensity alone"], rows) + caption
+    return _table(["fragment", *columns.values()], rows) + caption
 
 
 def _maps(row: MapRow) -> str:

@@ -1,4 +1,4 @@
-"""Which patches are trained on: the "buckets" strategy, and plain grids for validation.
+"""Which patches are trained on: the "buckets" strategy.
 
 Ink is rare, and a patch in the middle of a stroke teaches little. So patches are centred near the
 edges of strokes and then drawn evenly over the ink fraction of their label; void patches, papyrus
@@ -131,25 +131,6 @@ def sample_points(
         ]
     )
     return np.add(corners, (piece.y_start, piece.x_start)).astype(np.int32)
-
-
-def grid_points(piece: Piece, patch_size: int, stride: int) -> NDArray[np.int32]:
-    """Return the corners of a regular grid of patches over a piece.
-
-    The last row and column of patches end at the piece's border: a piece of rows 0:10 with patches
-    of 4 and stride 4 gets rows 0, 4 and 6.
-
-    Raises:
-        ValueError: The piece is smaller than a patch, or the stride is not positive.
-    """
-    _check_fits(piece, patch_size)
-    if stride < 1:
-        raise ValueError(f"stride {stride} is not allowed; it is at least 1")
-    ys, xs = (
-        np.unique(np.append(np.arange(start, stop - patch_size, stride), stop - patch_size))
-        for start, stop in ((piece.y_start, piece.y_stop), (piece.x_start, piece.x_stop))
-    )
-    return np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
 
 
 def patch_sums(

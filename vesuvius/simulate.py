@@ -26,7 +26,7 @@ from vesuvius.glyphs import draw_text
 from vesuvius.phantom import Phantom, Physics
 from vesuvius.texture import NOISE_ROWS, SmoothField
 
-SIMULATOR_VERSION = 1  # raised whenever the same parameters give other voxels
+SIMULATOR_VERSION = 2  # raised whenever the same parameters give other voxels
 RECORD = "simulation.json"
 DEFAULT_SIZE = (1024, 1024)
 SMALLEST_SIDE = 64
@@ -83,7 +83,7 @@ def simulate(
         _write_binary_png(partial / "mask.png", mask)
         _write_binary_png(partial / "inklabels.png", label)
         (partial / "inklabels_rle.csv").write_text(
-            f"Id,Predicted\n{out.resolve().name},{rle.encode(label)}", encoding="utf-8"
+            f"Id,Predicted\n{out.name},{rle.encode(label)}", encoding="utf-8"
         )
         phantom = Phantom(mask, label, layers, seed, physics)
         with progress(f"simulate {out.name}", mask.shape[0], "rows") as advance:

@@ -7,15 +7,19 @@ TIFF layers, a prepared volume or OME-Zarr.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from core.terminal import note
 
 if TYPE_CHECKING:
     from vesuvius.fragment import VolumeReader
 
 NUM_BINS = 256
 ROWS_PER_BAND = 8
+LOW_CONTRAST_STD = 4.0  # of 0..255; layers that use their range have ten times that
 PROFILE_SIGMA = 2.0  # layers; evens out single bright or noisy layers before the peak is sought
 
 
@@ -57,16 +61,6 @@ class VolumeStatistics:
         mean = counts @ values / counts.sum()
         variance = counts @ (values - mean) ** 2 / counts.sum()
         return float(mean), float(np.sqrt(variance))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as what JSON can carry, one line of counts per layer."""
-        return {"layer_histograms": [" ".join(map(str, counts)) for counts in self.histograms]}
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> VolumeStatistics:
-        """Return what `to_dict` was called on."""
-        rows = [counts.split() for counts in stored["layer_histograms"]]
-        return cls(np.array(rows, dtype=np.int64))
 
 
 def layer_histograms(
@@ -148,6 +142,20 @@ def intensity_scale(
             "check the input or choose raw"
         )
     return mean, 1 / std
+
+
+def note_low_contrast(path: Path, std: float) -> None:
+    """Say so if the intensities of a fragment hardly differ.
+
+    Args:
+        path: Of the fragment.
+        std: Standard deviation of its voxels inside the mask, of 0..255.
+    """
+    if std < LOW_CONTRAST_STD:
+        note(
+            f"{path}: intensities hardly differ (standard deviation {std:.2g} of 0..255); "
+            "16-bit layers are read as value >> 8, so stretch them to the full range first"
+        )
 
 
 def _sampled_bands(papyrus_mask: np.ndarray, max_rows: int) -> list[tuple[int, int]]:

@@ -24,7 +24,13 @@ LONGEST_FIELD = 2**31 - 1  # characters; the csv module stops at 131,072, a real
 BAND_ROWS = 256
 
 
-def submit(predictions: tuple[Path, ...], /, out: Path, threshold: float | None = None) -> None:
+def submit(
+    predictions: tuple[Path, ...],
+    /,
+    out: Path,
+    threshold: float | None = None,
+    sample: Path | None = None,
+) -> None:
     """Write a Kaggle submission from prediction folders.
 
     Args:
@@ -32,11 +38,12 @@ def submit(predictions: tuple[Path, ...], /, out: Path, threshold: float | None 
         out: The CSV file to write.
         threshold: Probability, between 0 and 1, from which a pixel counts as ink. By default each
             prediction uses its model's own, fitted on the validation pieces.
+        sample: The competition's sample_submission.csv; the ids must be the same.
 
     Raises:
         FileNotFoundError: A prediction folder is missing or unfinished.
-        ValueError: Two predictions share a name, a threshold is not between 0 and 1, or a
-            probability is NaN.
+        ValueError: Two predictions share a name, a threshold is not between 0 and 1, a
+            probability is NaN, or the ids are not those of the sample.
     """
     if not predictions:
         raise ValueError("no prediction folder given; pass what `vesuvius predict --out` wrote")
@@ -53,6 +60,8 @@ def submit(predictions: tuple[Path, ...], /, out: Path, threshold: float | None 
         thresholds[name] = _checked_threshold(
             own_threshold if threshold is None else threshold, folder
         )
+    if sample is not None:
+        _check_ids(set(folders), sample)
     rows = {name: ink_mask(folders[name] / "prob.tif", thresholds[name]) for name in folders}
     for name, mask_YX in rows.items():
         note(f"{name}: threshold {thresholds[name]:.3g}, ink on {mask_YX.mean():.2%} of the pixels")
@@ -146,6 +155,17 @@ def read_submission(path: Path) -> dict[str, str]:
             raise ValueError(f"{path} line {line} repeats the id {row[0]!r}; ids appear once")
         texts[row[0]] = row[1]
     return texts
+
+
+def _check_ids(names: set[str], sample: Path) -> None:
+    """Raise ValueError unless the ids are those of the sample submission."""
+    wanted = set(read_submission(sample))
+    missing, extra = sorted(wanted - names), sorted(names - wanted)
+    if missing or extra:
+        raise ValueError(
+            f"the predictions lack {missing or 'nothing'} and add {extra or 'nothing'} against "
+            f"{sample}; predict the missing ones, leave out the others"
+        )
 
 
 def _stand_in(name: str) -> str:

@@ -1,6 +1,6 @@
 """Random fields and textures that are pure functions of a seed and a position.
 
-Nothing here keeps more than a coarse grid or one small periodic tile in memory, and any rows can
+Nothing here keeps more than a coarse grid or one periodic tile in memory, and any rows can
 be asked for on their own: the answer does not depend on which other rows were asked for, or in what
 pieces. All arithmetic on whole rows is elementwise for that reason.
 """
@@ -121,38 +121,41 @@ def _gaussian_response(frequency: np.ndarray, sigma_px: float) -> np.ndarray:
 class CrackleTexture:
     """A net of fine cracks around small plates, as in dried ink: 1 in a crack, 0 on a plate.
 
-    Cracks are where the nearest two of a set of jittered points are about equally far away.
+    Cracks are where the nearest two of a set of points, one at random in each cell of a square
+    grid, are about equally far away. The net never repeats.
 
     Args:
-        rng: Jitters the points.
-        plate_px: Mean distance of the points.
+        rng: Draws the points.
+        size: (height, width) of the sheet in px.
     """
 
-    PERIOD = 256
+    PLATE_PX = 9.14  # side of a cell
     CRACK_PX = 2.2  # width of a crack at half its depth
+    MEAN = 0.511  # of the net, and its standard deviation
+    STD = 0.424
+    _REACH = 2  # cells to look around for the nearest two points
 
-    def __init__(self, rng: np.random.Generator, plate_px: float = 9.0) -> None:
-        count = round(self.PERIOD / plate_px)
-        pitch = self.PERIOD / count
-        jitter = rng.uniform(0, 1, (count, count, 2))
-        pixels = np.moveaxis(np.indices((self.PERIOD, self.PERIOD)), 0, -1)
-        cell = (pixels / pitch).astype(np.intp)
-        nearest = second = np.full((self.PERIOD, self.PERIOD), np.inf)
-        for neighbour in np.ndindex(5, 5):
-            place = cell + neighbour - 2
-            points = (place + jitter[place[..., 0] % count, place[..., 1] % count]) * pitch
-            distance = np.linalg.norm(points - pixels, axis=-1)
-            second = np.minimum(second, np.maximum(nearest, distance))
-            nearest = np.minimum(nearest, distance)
-        gap = second - nearest
-        self._tile = np.clip(1.5 - gap / self.CRACK_PX, 0, 1).astype(np.float32)
-        self.mean = float(self._tile.mean())
-        self.std = float(self._tile.std())
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
+        self._width = size[1]
+        cells = [int(length / self.PLATE_PX) + 1 + 2 * self._REACH for length in size]
+        points = rng.random((2, *cells), dtype=np.float32)
+        points += np.indices(cells, dtype=np.float32) - self._REACH
+        self._points = points * np.float32(self.PLATE_PX)
 
-    def read(self, y_start: int, y_stop: int, columns: slice, width: int) -> np.ndarray:
-        """Return the net over some rows and columns of a sheet `width` px wide: float32 (Y, X)."""
-        rows = np.arange(y_start, y_stop) % self.PERIOD
-        return self._tile[rows[:, None], np.arange(width)[None, columns] % self.PERIOD]
+    def read(self, y_start: int, y_stop: int, columns: slice) -> np.ndarray:
+        """Return the net over some rows and columns: float32 (Y, X)."""
+        y, x = np.arange(y_start, y_stop), np.arange(self._width)[columns]
+        row, column = ((place / self.PLATE_PX).astype(np.intp) for place in (y, x))
+        y, x = y.astype(np.float32)[:, None], x.astype(np.float32)
+        nearest = np.full((len(row), len(column)), np.inf, dtype=np.float32)  # squared distances
+        second = nearest.copy()
+        for i, j in np.ndindex(2 * self._REACH + 1, 2 * self._REACH + 1):
+            point_y, point_x = self._points[:, row + i][:, :, column + j]
+            distance = (point_y - y) ** 2 + (point_x - x) ** 2
+            np.minimum(second, np.maximum(nearest, distance), out=second)
+            np.minimum(nearest, distance, out=nearest)
+        gap = np.sqrt(second) - np.sqrt(nearest)
+        return np.clip(1.5 - gap / np.float32(self.CRACK_PX), 0, 1)
 
 
 def voxel_noise(seed: int, layer: int, y_start: int, y_stop: int, width: int) -> np.ndarray:

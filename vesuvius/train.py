@@ -14,12 +14,9 @@ from torch import Tensor, nn
 
 from core.config import to_dict
 from core.deploy import specialize
-from core.files import write_json
 from core.inference import stream
 from core.losses import DiceBCELoss
 from core.metrics import ProbabilityHistogram
-from core.provenance import collect
-from core.run_folder import RunFolder
 from core.terminal import note
 from core.tiling import TilePlan
 from core.training import FitResult, Validation, fit
@@ -30,7 +27,6 @@ from vesuvius.folds import (
     check_disjoint,
     hold_out_fragment,
     hold_out_stripes,
-    write_folds,
 )
 from vesuvius.inkmap import (
     INK_TASK,
@@ -104,21 +100,18 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     points = sample_fragments(volumes, pieces, recipe.sampling, seed)
     note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
     dataset = make_dataset(recipe, volumes, points, windows)
+    loss = InkLoss(recipe.loss)
+    validator = Validator(volumes, pieces, windows, recipe.validation)
     torch.manual_seed(seed)
     model = build_network(recipe.network, recipe.window.num_layers, len(TASKS))
-    description = describe(recipe, volumes)
-    if not resume:
-        RunFolder(out).check_new()
-        write_folds(out / "folds.json", pieces)
-        write_json(out / "provenance.json", collect(data=str(data.resolve())))
     return fit(
         model,
         dataset,
-        InkLoss(recipe.loss),
-        Validator(volumes, pieces, windows, recipe.validation),
+        loss,
+        validator,
         recipe.training,
         out,
-        description,
+        describe(recipe, volumes, pieces),
         resume,
     )
 
@@ -128,11 +121,13 @@ def open_volumes(data: Path) -> dict[str, PreparedVolume]:
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If it holds none, one has no ink label, or they differ in their layers.
+        ValueError: If it holds none, or they differ in their layers.
     """
     if not data.is_dir():
         raise FileNotFoundError(f"no folder {data.absolute()}; make it with `vesuvius prepare`")
-    volumes = {volume.name: volume for volume in map(open_prepared, sorted(data.glob("*.vol")))}
+    # `prepare` works in a hidden folder, which a killed one leaves behind
+    paths = [path for path in sorted(data.glob("*.vol")) if not path.name.startswith(".")]
+    volumes = {volume.name: volume for volume in map(open_prepared, paths)}
     if not volumes:
         raise ValueError(
             f"{data} holds no prepared volume (<name>.vol); make them with "
@@ -192,13 +187,16 @@ def make_dataset(
     )
 
 
-def describe(recipe: InkRecipe, volumes: Mapping[str, PreparedVolume]) -> dict[str, Any]:
+def describe(
+    recipe: InkRecipe, volumes: Mapping[str, PreparedVolume], pieces: Sequence[Piece]
+) -> dict[str, Any]:
     """Return what a checkpoint must say about itself to be used and traced."""
     return {
         "model": MODEL,
         "recipe": to_dict(recipe),
         "tasks": list(TASKS),
         "num_layers": max(map(depth, volumes.values())),
+        "pieces": [asdict(piece) for piece in pieces],
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
     }
 
@@ -226,6 +224,9 @@ class Validator:
     """Maps the held-out pieces and scores them together: best F0.5 and its threshold.
 
     The threshold is kept with the checkpoint, and is what `vesuvius submit` uses.
+
+    Raises:
+        ValueError: If a held-out piece has no label, or none of them has ink.
     """
 
     def __init__(
@@ -239,19 +240,16 @@ class Validator:
         self._pieces = [piece for piece in pieces if piece.role == "validation"]
         self._windows = windows
         self._config = config
+        self._check_labels()
 
     def __call__(self, model: TaskConditioned) -> Validation:
         """Return the score of `model`, with a picture of label and prediction per piece."""
         device = next(model.parameters()).device
         plain = specialize(model, INK_TASK)
         histogram = ProbabilityHistogram()
-        previews = {}
-        for piece in self._pieces:
-            volume = self._volumes[piece.fragment]
-            prob = self._map(plain, piece, device)
-            label, mask = volume.ink_label[piece.slices], volume.papyrus_mask[piece.slices]
-            histogram.add(prob, label, mask)
-            previews[piece.fragment] = side_by_side(shrink(label), shrink(prob))
+        previews = {
+            piece.fragment: self._map(plain, piece, device, histogram) for piece in self._pieces
+        }
         threshold, f05 = histogram.best_threshold()
         metrics = {
             "f05": f05,
@@ -262,14 +260,39 @@ class Validator:
             score=f05, metrics=metrics, previews=previews, meta={"threshold": threshold}
         )
 
-    def _map(self, plain: nn.Module, piece: Piece, device: torch.device) -> np.ndarray:
-        """Return the ink probability of a piece, float32 (Y, X)."""
+    def _check_labels(self) -> None:
+        """Refuse pieces that cannot be scored."""
+        has_ink = False
+        for piece in self._pieces:
+            label = self._volumes[piece.fragment].ink_label
+            if label is None:
+                raise ValueError(
+                    f"{piece} has no ink label and cannot be scored; hold out a labelled fragment"
+                )
+            mask = self._volumes[piece.fragment].papyrus_mask
+            has_ink = has_ink or bool((label[piece.slices] & mask[piece.slices]).any())
+        if not has_ink:
+            raise ValueError(
+                f"no ink in {', '.join(map(str, self._pieces))}, so nothing can be scored; hold "
+                "out a larger fraction or another fragment"
+            )
+
+    def _map(
+        self,
+        plain: nn.Module,
+        piece: Piece,
+        device: torch.device,
+        histogram: ProbabilityHistogram,
+    ) -> np.ndarray:
+        """Count the probabilities of a piece and return label and map as one picture."""
         volume, window = self._volumes[piece.fragment], self._windows[piece.fragment]
         shape = (piece.y_stop - piece.y_start, piece.x_stop - piece.x_start)
         tile, stride = self._config.tile_size, self._config.stride
+        label, mask = volume.ink_label[piece.slices], volume.papyrus_mask[piece.slices]
         prob = np.empty(shape, np.float32)
 
         def write(start: int, stop: int, values: np.ndarray) -> None:
+            histogram.add(values[0], label[start:stop], mask[start:stop])
             prob[start:stop] = values[0]
 
         stream(
@@ -278,6 +301,6 @@ class Validator:
             ink_predictor(plain, window, device),
             write,
             batch_size=8,
-            mask=volume.papyrus_mask[piece.slices],
+            mask=mask,
         )
-        return prob
+        return side_by_side(shrink(label), shrink(prob))

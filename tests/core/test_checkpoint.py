@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,14 @@ def tensors() -> dict[str, torch.Tensor]:
     }
 
 
+def assert_saved(loaded: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
+    assert meta == META
+    assert loaded.keys() == tensors().keys()
+    for name, tensor in tensors().items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "best.safetensors"
@@ -34,12 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_loaded_is_what_was_saved(path: Path) -> None:
-    loaded, meta = load(path, WEIGHTS)
-    assert meta == META
-    assert loaded.keys() == tensors().keys()
-    for name, tensor in tensors().items():
-        assert loaded[name].dtype == tensor.dtype
-        assert torch.equal(loaded[name], tensor)
+    assert_saved(*load(path, WEIGHTS))
 
 
 def test_the_same_content_gives_the_same_bytes(path: Path) -> None:
@@ -65,6 +70,24 @@ def test_a_damaged_header_is_refused(path: Path) -> None:
         load(path, WEIGHTS)
 
 
+def test_a_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
+    content = path.read_bytes()
+    for index in range(len(content)):
+        damaged = bytearray(content)
+        damaged[index] ^= 1 << index % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(ValueError):
+            assert_saved(*load(path, WEIGHTS))
+
+
+def test_a_flipped_bit_of_a_weight_is_named_damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"best\.safetensors is damaged .* copy it again"):
+        load(path, WEIGHTS)
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"repmode": "{"}, {"repmode": "[]"}])
 def test_a_safetensors_file_of_others_is_refused(
     tmp_path: Path, metadata: dict[str, str] | None
@@ -79,7 +102,7 @@ def test_another_kind_version_or_a_missing_file_is_refused(path: Path) -> None:
         load(path, TRAINING_STATE)
     header = {"format_version": 99, "kind": WEIGHTS, "meta": {}}
     save_file({}, path, metadata={"repmode": json.dumps(header)})
-    with pytest.raises(ValueError, match="has checkpoint format 99, this version reads 1"):
+    with pytest.raises(ValueError, match="has checkpoint format 99, this version reads 2"):
         load(path, WEIGHTS)
     with pytest.raises(FileNotFoundError, match=str(path.parent / "none")):
         load(path.parent / "none", WEIGHTS)
@@ -132,5 +155,5 @@ def test_the_format_version_is_part_of_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "FORMAT_VERSION", checkpoint.FORMAT_VERSION + 1)
-    with pytest.raises(ValueError, match="has checkpoint format 1, this version reads 2"):
+    with pytest.raises(ValueError, match="has checkpoint format 2, this version reads 3"):
         load(path, WEIGHTS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.losses import DiceBCELoss, masked_mse
+from core.losses import DiceBCELoss
 
 
 def random_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -59,12 +59,11 @@ def test_ignored_pixels_influence_neither_value_nor_gradient(value: float) -> No
         x = torch.where(valid > 0, logits, ignored).requires_grad_()
         y = torch.where(valid > 0, label, ignored)
         loss, _ = DiceBCELoss()(x, y, valid)
-        mse = masked_mse(x, y, valid)
-        (loss + mse).backward()
-        results.append((loss.item(), mse.item(), x.grad))
+        loss.backward()
+        results.append((loss.item(), x.grad))
         assert not x.grad[valid == 0].any()
-    assert results[0][:2] == results[1][:2]
-    assert torch.equal(results[0][2], results[1][2])
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_more_ignored_pixels_do_not_shrink_the_loss() -> None:
@@ -80,9 +79,8 @@ def test_a_batch_without_valid_pixels_gives_0_and_zero_gradient() -> None:
     logits.requires_grad_()
     none = torch.zeros_like(label)
     loss, _ = DiceBCELoss()(logits, label, none)
-    mse = masked_mse(logits, label, none)
-    (loss + mse).backward()
-    assert loss.item() == mse.item() == 0
+    loss.backward()
+    assert loss.item() == 0
     assert not logits.grad.any()
 
 
@@ -98,17 +96,16 @@ def test_no_mask_means_all_pixels_are_valid_and_integer_labels_work() -> None:
     ones = torch.ones_like(label)
     loss = DiceBCELoss()(logits, label, ones)[0]
     assert torch.equal(DiceBCELoss()(logits, label.long())[0], loss)
-    assert torch.equal(masked_mse(logits, label), masked_mse(logits, label, ones))
 
 
-def test_masked_mse_is_the_mean_over_valid_elements() -> None:
+def test_maps_of_different_shapes_are_refused() -> None:
     logits, label, valid = random_batch()
-    chosen = valid.bool()
-    expected = ((logits - label)[chosen] ** 2).mean().item()
-    assert masked_mse(logits, label, valid).item() == pytest.approx(expected, abs=1e-12)
-    first_only = torch.tensor([1, 0, 0]).view(3, 1, 1, 1)
-    expected = ((logits - label)[0] ** 2).mean().item()
-    assert masked_mse(logits, label, first_only).item() == pytest.approx(expected, abs=1e-12)
+    for maps, found in (
+        ((logits, label[:, 0], valid), r"label is \(3, 6, 5\)"),
+        ((logits, label, valid[:1]), r"valid is \(1, 1, 6, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=found + r", the logits are \(3, 1, 6, 5\); give"):
+            DiceBCELoss()(*maps)
 
 
 @pytest.mark.parametrize("arguments", [{"smoothing": 0.5}, {"dice_weight": 1.1}])

@@ -3,16 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.metrics import (
-    NUM_BINS,
-    THRESHOLDS,
-    ProbabilityHistogram,
-    fbeta,
-    mae,
-    mse,
-    pearson,
-    r2,
-)
+from core.metrics import NUM_BINS, THRESHOLDS, ProbabilityHistogram, fbeta
 
 
 def random_maps(seed: int = 0, size: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -125,24 +116,3 @@ def test_maps_of_different_shapes_are_refused() -> None:
         histogram_of((np.zeros(2), np.zeros(3)))
     with pytest.raises(ValueError, match=r"threshold is 1\.5"):
         ProbabilityHistogram().fbeta_at(1.5)
-
-
-def test_image_metrics_equal_their_definitions() -> None:
-    rng = np.random.default_rng(2)
-    target = rng.normal(size=(3, 4, 5))
-    prediction = 0.5 * target + rng.normal(size=target.shape)
-    error = prediction - target
-    assert mse(prediction, target) == pytest.approx(np.square(error).mean())
-    assert mae(prediction, target) == pytest.approx(np.abs(error).mean())
-    total = np.square(target - target.mean()).sum()
-    assert r2(prediction, target) == pytest.approx(1 - np.square(error).sum() / total)
-    expected = np.corrcoef(prediction.ravel(), target.ravel())[0, 1]
-    assert pearson(prediction, target) == pytest.approx(expected)
-
-
-def test_image_metrics_are_nan_where_undefined_and_refuse_other_shapes() -> None:
-    constant, varied = np.ones(4), np.arange(4)
-    assert np.isnan(r2(varied, constant))
-    assert np.isnan(pearson(constant, varied))
-    with pytest.raises(ValueError, match="same shape"):
-        mse(np.zeros(3), np.zeros((3, 1)))

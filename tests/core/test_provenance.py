@@ -15,16 +15,26 @@ from core import provenance
 
 
 def test_a_record_names_code_libraries_device_time_command_and_facts() -> None:
-    record = provenance.collect(threshold=0.5)
+    record = provenance.collect("cpu", threshold=0.5)
     assert json.loads(json.dumps(record)) == record
     assert record["torch"] == torch.__version__
     assert record["numpy"] == np.__version__
     assert record["python"] == ".".join(map(str, sys.version_info[:3]))
     assert record["argv"] == sys.argv
-    assert record["device"]
     assert record["threshold"] == 0.5
     age = datetime.now(UTC) - datetime.fromisoformat(record["time_utc"])
     assert 0 <= age.total_seconds() < 60
+
+
+def test_the_device_is_the_one_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    assert provenance.collect()["device"] is None
+    assert provenance.collect("cuda:1")["device"] == "cuda:1 (GPU of cuda:1)"
+    assert provenance.collect(torch.device("cuda"))["device"] == "cuda (GPU of cuda)"
+    on_cpu = provenance.collect(device=torch.device("cpu"))["device"]
+    assert on_cpu.startswith("cpu (")
+    assert "GPU" not in on_cpu
 
 
 def test_the_commit_is_that_of_the_checkout_and_says_whether_files_differ(tmp_path: Path) -> None:

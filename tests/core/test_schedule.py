@@ -52,3 +52,4 @@ def test_the_learning_rate_climbs_linearly_and_falls_along_a_cosine() -> None:
     assert factors[-1] == pytest.approx(0.1)
     assert learning_rate_factor(0, 11, 0, 0.2, 0.1) == 1
     assert learning_rate_factor(0, 1, 0, 0.2, 0.1) == 1
+    assert learning_rate_factor(4, 5, 4, 0.2, 0.1) == 1  # the peak is the last step

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -233,7 +235,13 @@ def test_a_box_becomes_one_line_on_any_terminal(characters):
             2,
             "out.csv: No space left on device; free some space or write to another disk",
         ),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "out"),
+            2,
+            "out: File exists; remove it or choose another path",
+        ),
         (OSError(errno.EIO, "Input/output error"), 2, "Input/output error"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 2, "Broken pipe"),
         (RuntimeError("the loss is not finite"), 1, "the loss is not finite"),
         (KeyError("x"), 1, "KeyError: 'x' (add `--debug` for the traceback)"),
         (ValueError(), 2, "ValueError: (add `--debug` for the traceback)"),
@@ -247,6 +255,26 @@ def test_an_error_is_one_line_and_its_kind_the_exit_code(call, monkeypatch, erro
 def test_an_interrupt_is_one_line_with_code_130(call, monkeypatch):
     monkeypatch.setattr("example_commands.fail", fail_with(KeyboardInterrupt()), raising=False)
     assert call("fail") == (130, "", "prog: interrupted\n")
+
+
+PROGRAM = """
+import sys
+from core.terminal import Command, run
+
+sys.exit(run("prog", "What it is for.", {"read": Command("a job", "core.files:read_json")}))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]])
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["read", "--help"]])
+def test_a_reader_that_leaves_early_is_no_error(argv, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, *unbuffered, "-c", PROGRAM, *argv], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_a_command_that_cannot_be_loaded_is_a_failure(call):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,24 @@ def test_resuming_another_network_dataset_or_configuration_is_refused(uninterrup
         train(uninterrupted, description={**DESCRIPTION, "recipe": "big"}, resume=True)
 
 
+def test_resuming_with_other_parameters_frozen_is_refused(uninterrupted: Path) -> None:
+    model = make_model()
+    model[0].requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"frozen_parameters was \[\], now \['0\.weight', '0\.bias'\]; use"
+    ):
+        train(uninterrupted, model=model, resume=True)
+
+
+def test_resuming_on_another_kind_of_device_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    tensors, meta = checkpoint.load(path, checkpoint.TRAINING_STATE)
+    checkpoint.save(path, checkpoint.TRAINING_STATE, tensors, {**meta, "device": "cuda"})
+    with pytest.raises(ValueError, match="device was 'cuda', now 'cpu'; use"):
+        train(tmp_path, resume=True)
+
+
 def test_a_folder_with_a_run_and_a_folder_without_one_are_refused(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -295,6 +314,12 @@ def test_the_loop_equals_a_plain_torch_loop(
         assert torch.equal(tensor, average[name.removeprefix("average.")]), name
 
 
+def test_a_warm_up_as_long_as_the_run_ends_at_the_peak(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=1, batch_size=NUM_SAMPLES, warmup_epochs=0.9)
+    train(tmp_path, config)
+    assert [row["lr"] for row in rows(tmp_path)] == [0.05]
+
+
 def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
     model = make_model()
     model[0].requires_grad_(False)
@@ -302,45 +327,6 @@ def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
     train(tmp_path, model=model)
     assert torch.equal(model[0].weight, before)
     assert not torch.equal(model[3].weight, make_model()[3].weight)
-
-
-def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
-    weights: list[Tensor] = []
-
-    def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        loss, parts = squared_error(model, batch)
-        if len(weights) == 9:  # second batch of the second step of the second epoch
-            loss = loss * math.nan
-        weights.append(model[0].weight.detach().clone())
-        return loss, parts
-
-    model = make_model()
-    message = (
-        r"the loss is not finite at epoch 2 step 2 of 3, learning rate 0\.\d+: loss nan, "
-        r"largest \d.*last good checkpoint: .*last\.safetensors"
-    )
-    with pytest.raises(RuntimeError, match=message) as error:
-        train(tmp_path, model=model, loss_fn=loss_fn)
-    assert "\n" not in str(error.value)
-    assert torch.equal(model[0].weight, weights[-1])
-    tensors, meta = last_state(tmp_path)
-    assert torch.equal(tensors["model.0.weight"], weights[-1])
-    assert (meta["position"]["epoch"], meta["position"]["step"]) == (1, 1)
-
-
-def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
-    def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        return (model(batch["x"]) * 0).sqrt().sum(), {}
-
-    model = make_model()
-    with pytest.raises(RuntimeError, match=r"the gradient is not finite .*: loss 0; .*none yet"):
-        train(tmp_path, model=model, loss_fn=loss_fn)
-    assert torch.equal(model[0].weight, make_model()[0].weight)
-
-
-def test_a_score_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the validation score of epoch 1 is nan"):
-        train(tmp_path, validate=lambda model: Validation(math.nan))
 
 
 # --- what is left behind
@@ -356,7 +342,7 @@ def test_the_run_folder_holds_what_it_should(uninterrupted: Path) -> None:
         f"previews/epoch_00{n}_{name}.png" for n in (1, 2, 3) for name in ("grey", "colour")
     }
     checkpoints = {"checkpoints/last.safetensors", "checkpoints/best.safetensors"}
-    assert written == {"config.json", "metrics.jsonl"} | previews | checkpoints
+    assert written == {"provenance.json", "config.json", "metrics.jsonl"} | previews | checkpoints
     config = json.loads((uninterrupted / "config.json").read_text())
     assert config["description"] == {"recipe": "tiny", "tasks": ["ink"]}
     assert config["training"]["learning_rate"] == 0.05

@@ -21,6 +21,7 @@ CONFIG = TrainingConfig(epochs=3, batch_size=2, learning_rate=0.05)
         ({"accumulate": 0}, "accumulate is 0"),
         ({"precision": "fp8"}, "precision is 'fp8', allowed is 'auto', 'no', 'bf16' or 'fp16'"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**31}, r"seed is 2147483648, allowed is 0 to 2147483647"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import lzma
+import struct
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
 import torch
 
 from core.official import load_official_checkpoint
+from core.provenance import file_hash
+from ssp import predict as module
 from ssp.predict import predict, read_stack, standardized
 
 
@@ -16,19 +24,42 @@ def checkpoint(sample_data):
     return sample_data / "repmode_reference" / "repmode_mc2_3tasks.p"
 
 
+@pytest.fixture
+def stack(tmp_path):
+    """A small stack of noise."""
+    voxels = np.random.default_rng(0).integers(0, 4000, (5, 20, 24), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", voxels)
+    return tmp_path / "stack.tif"
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """The names of the tasks that are computed, in order, while a test runs."""
+    names = []
+    inner = module.predict_volume
+
+    def spy(plain, volume, device, batch_size, name):
+        names.append(name)
+        return inner(plain, volume, device, batch_size, name)
+
+    monkeypatch.setattr(module, "predict_volume", spy)
+    return names
+
+
 def test_small_stack_equals_the_network_on_the_whole_volume(checkpoint, tmp_path):
     rng = np.random.default_rng(0)
     voxels = rng.integers(0, 4000, (32, 128, 128), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "stack.tif", voxels)
     predict(checkpoint, tmp_path / "stack.tif", out=tmp_path / "out", task=("dna",), device="cpu")
     model, tasks = load_official_checkpoint(checkpoint)
-    x = torch.from_numpy(standardized(voxels.astype(np.float32)))[None, None]
+    x = torch.from_numpy((voxels - voxels.mean()) / voxels.std()).float()[None, None]
     with torch.no_grad():
         expected = model(x, torch.tensor([tasks.index("dna")]))[0, 0]
     written = tifffile.imread(tmp_path / "out" / "dna.tif")
     assert written.dtype == np.float32
     np.testing.assert_allclose(written, expected, atol=1e-5)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dna.tif"]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["dna.provenance.json", "dna.tif"]
 
 
 def test_every_task_is_predicted_by_default_at_any_size(checkpoint, tmp_path):
@@ -39,9 +70,183 @@ def test_every_task_is_predicted_by_default_at_any_size(checkpoint, tmp_path):
         assert tifffile.imread(tmp_path / "out" / f"{name}.tif").shape == (5, 20, 137)
 
 
+def test_a_prediction_tells_where_it_comes_from(checkpoint, stack, tmp_path):
+    predict(checkpoint, stack, out=tmp_path / "out", task=("dna",), device="cpu")
+    record = json.loads((tmp_path / "out" / "dna.provenance.json").read_text())
+    assert record["task"] == "dna"
+    assert record["device"].startswith("cpu")
+    assert record["input"] == str(stack)
+    assert record["shape"] == [5, 20, 24]
+    assert record["resampling"] == "none"
+    assert record["settings"] == {
+        "checkpoint_sha256": file_hash(checkpoint),
+        "stack_sha256": file_hash(stack),
+        "tile": [32, 128, 128],
+        "stride": [16, 64, 64],
+        "batch_size": 1,
+        "device": "cpu",
+    }
+
+
+def test_the_same_command_again_predicts_only_what_is_missing(
+    checkpoint, stack, tmp_path, predicted
+):
+    out = tmp_path / "out"
+    predict(checkpoint, stack, out=out, task=("dna", "dna"), device="cpu")
+    assert predicted == ["dna"]
+    predict(checkpoint, stack, out=out, device="cpu")
+    assert predicted == ["dna", "alpha_tubulin", "tom20"]
+    predict(checkpoint, stack, out=out, device="cpu")
+    assert len(predicted) == 3
+
+
+def test_a_folder_of_another_prediction_is_refused(checkpoint, stack, tmp_path, predicted):
+    out = tmp_path / "out"
+    predict(checkpoint, stack, out=out, task=("dna",), device="cpu")
+    tifffile.imwrite(stack, np.random.default_rng(1).random((5, 20, 24), dtype=np.float32))
+    for task in ("dna", "tom20"):
+        with pytest.raises(ValueError, match=r"dna\.tif .* other stack_sha256; .* another --out"):
+            predict(checkpoint, stack, out=out, task=(task,), device="cpu")
+    (out / "dna.provenance.json").unlink()
+    with pytest.raises(ValueError, match=r"dna\.tif .* unknown origin"):
+        predict(checkpoint, stack, out=out, task=("dna",), device="cpu")
+    assert predicted == ["dna"]
+
+
+def test_a_failed_prediction_may_be_repeated_with_other_settings(
+    checkpoint, stack, tmp_path, monkeypatch
+):
+    def fail(*args):
+        raise RuntimeError("out of memory")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "predict_volume", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            predict(checkpoint, stack, out=out, task=("dna",), batch_size=8, device="cpu")
+    predict(checkpoint, stack, out=out, task=("dna",), batch_size=1, device="cpu")
+    record = json.loads((out / "dna.provenance.json").read_text())
+    assert record["settings"]["batch_size"] == 1
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(
+    checkpoint, stack, tmp_path, predicted
+):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(OSError, match="file"):
+        predict(checkpoint, stack, out=tmp_path / "file", device="cpu")
+    assert predicted == []
+
+
 def test_single_plane_is_a_stack_of_one(tmp_path):
     tifffile.imwrite(tmp_path / "plane.tif", np.zeros((4, 5), np.uint8))
     assert read_stack(tmp_path / "plane.tif").shape == (1, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((5, 8, 9), {}),
+        ((5, 1, 9), {}),
+        ((5, 8, 9), {"metadata": None}),
+        ((5, 8, 9), {"metadata": {"axes": "ZYX"}, "ome": True}),
+        ((1, 5, 1, 8, 9), {"metadata": {"axes": "TZCYX"}, "ome": True}),
+        ((5, 8, 9), {"metadata": {"axes": "ZYX"}, "imagej": True}),
+    ],
+)
+def test_a_stack_of_one_channel_is_read_whoever_wrote_it(tmp_path, shape, options):
+    voxels = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    tifffile.imwrite(tmp_path / "stack.tif", voxels, **options)
+    read = read_stack(tmp_path / "stack.tif")
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, voxels.reshape(5, *shape[-2:]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "found"),
+    [
+        ((64, 48, 3), None, r"Y 64, X 48, S 3"),
+        ((2, 8, 9), "CYX", r"C 2, Y 8, X 9"),
+        ((2, 8, 9), "TYX", r"T 2, Y 8, X 9"),
+        ((2, 5, 8, 9), "CZYX", r"C 2, Z 5, Y 8, X 9"),
+        ((2, 2, 2, 5, 8, 9), None, r"Q 2, Q 2, Q 2, Q 5, Y 8, X 9"),
+    ],
+)
+def test_axes_other_than_depth_are_refused(tmp_path, shape, axes, found):
+    options = {} if axes is None else {"ome": True, "metadata": {"axes": axes}}
+    tifffile.imwrite(tmp_path / "other.tif", np.zeros(shape, np.uint8), **options)
+    with pytest.raises(ValueError, match=rf"other\.tif has axes {found}; .* channel alone"):
+        read_stack(tmp_path / "other.tif")
+
+
+def test_a_file_of_several_images_is_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as writer:
+        for depth in (5, 6):
+            writer.write(np.zeros((depth, 8, 9), np.uint8))
+    with pytest.raises(ValueError, match=r"two\.tif holds 2 images; .* alone"):
+        read_stack(tmp_path / "two.tif")
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzma", "zstd"])
+def test_a_damaged_page_is_one_line_that_names_the_file(tmp_path, compression):
+    path = tmp_path / "damaged.tif"
+    if compression == "zstd":
+        pytest.importorskip("imagecodecs")
+    tifffile.imwrite(path, np.zeros((5, 64, 64), np.uint16), compression=compression)
+    with tifffile.TiffFile(path) as file:
+        start, length = file.pages[1].dataoffsets[0], file.pages[1].databytecounts[0]
+    content = bytearray(path.read_bytes())
+    content[start : start + length] = b"U" * length
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.tif cannot be read as TIFF") as error:
+        read_stack(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("error", [zlib.error, lzma.LZMAError, struct.error])
+def test_damage_is_named_without_imagecodecs_too(stack, monkeypatch, error):
+    def fail(path):
+        raise error("invalid block")
+
+    monkeypatch.setattr(tifffile, "imread", fail)
+    with pytest.raises(ValueError, match=r"stack\.tif cannot be read as TIFF: invalid block"):
+        read_stack(stack)
+
+
+def test_a_truncated_file_is_one_line_that_names_the_file(stack):
+    content = stack.read_bytes()
+    for length in range(0, 5 * 20 * 24 * 2, 61):
+        stack.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"stack\.tif cannot be read as TIFF"):
+            read_stack(stack)
+
+
+def test_a_standardized_stack_has_mean_0_and_standard_deviation_1():
+    volume = np.random.default_rng(0).normal(3000, 50, (4, 64, 64)).astype(np.float32)
+    z_scores = standardized(volume)
+    assert z_scores.dtype == np.float32
+    assert abs(z_scores.mean(dtype=np.float64)) < 1e-4
+    assert abs(z_scores.std(dtype=np.float64) - 1) < 1e-4
+    exact = volume.astype(np.float64)
+    exact = (exact - exact.mean()) / exact.std()
+    np.testing.assert_allclose(z_scores, exact, atol=1e-4)
+
+
+def test_standardizing_does_not_hold_the_stack_in_double_precision():
+    volume = np.random.default_rng(0).random((64, 64, 64), dtype=np.float32)
+    tracemalloc.start()
+    standardized(volume)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * volume.nbytes
+
+
+@pytest.mark.parametrize("value", [0.1, np.nan, np.inf])
+def test_a_stack_without_contrast_or_with_odd_values_is_refused(value):
+    volume = np.full((3, 8, 8), value, np.float32)
+    volume[0, 0, 0] = 0.1
+    with pytest.raises(ValueError, match="cannot be z-scored"):
+        standardized(volume)
 
 
 def test_bad_input_is_named(checkpoint, tmp_path):
@@ -50,10 +255,6 @@ def test_bad_input_is_named(checkpoint, tmp_path):
     (tmp_path / "text.tif").write_text("text")
     with pytest.raises(ValueError, match=r"text\.tif cannot be read"):
         read_stack(tmp_path / "text.tif")
-    four_axes = np.zeros((2, 3, 4, 5), np.uint8)
-    tifffile.imwrite(tmp_path / "channels.tif", four_axes, photometric="minisblack")
-    with pytest.raises(ValueError, match="save the transmitted-light channel alone"):
-        read_stack(tmp_path / "channels.tif")
     tifffile.imwrite(tmp_path / "flat.tif", np.ones((5, 8, 8), np.uint8))
     with pytest.raises(ValueError, match="cannot be z-scored"):
         predict(checkpoint, tmp_path / "flat.tif", out=tmp_path / "out")

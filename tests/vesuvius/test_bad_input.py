@@ -81,9 +81,16 @@ def fails(capsys, monkeypatch):
     return check
 
 
-@pytest.mark.parametrize("case", BROKEN_FRAGMENTS)
-@pytest.mark.parametrize("command", ["prepare", "predict"])
-def test_broken_fragment(case, command, fails, fragments, run, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "case"),
+    [
+        (command, case)
+        for case in BROKEN_FRAGMENTS
+        for command in ("prepare", "predict")
+        if command == "prepare" or "label" not in case  # predict reads no label
+    ],
+)
+def test_broken_fragment(command, case, fails, fragments, run, tmp_path):
     damage, says = BROKEN_FRAGMENTS[case]
     fragment = shutil.copytree(fragments["1"], tmp_path / "in" / "1")
     damage(fragment)
@@ -140,6 +147,22 @@ def test_nan_in_a_prediction(fails, tmp_path):
     assert not (tmp_path / "s.csv").exists()
 
 
+def test_ids_other_than_the_sample_submission(fails, tmp_path):
+    folder = write_prediction(tmp_path / "a", np.eye(20))
+    sample = tmp_path / "sample_submission.csv"
+    sample.write_text("Id,Predicted\na,1 1\nb,1 1\n")
+    options = ["--out", tmp_path / "s.csv", "--sample", sample]
+    fails("submit", folder, *options, says="lack ['b'] and add nothing")
+    fails("submit", write_prediction(tmp_path / "c", np.eye(9)), *options, says="add ['c']")
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_batch_size_of_nothing(fails, run, fragments, tmp_path):
+    out = tmp_path / "out"
+    fails("predict", run, fragments["a"], "--out", out, "--batch-size", 0, says="is below 1")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("threshold", ["0", "1.5", "-1", "nan"])
 def test_threshold_out_of_range(threshold, fails, tmp_path):
     folder = write_prediction(tmp_path / "a", np.full((20, 30), 0.3))
@@ -183,10 +206,16 @@ def test_full_disk_while_predicting_names_the_file_and_keeps_what_is_done(
 def test_output_that_cannot_be_written(fails, fragments, run, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    fails("prepare", fragments["1"], "--out", blocked, says="file")
-    fails("predict", run, fragments["a"], "--out", blocked, says="file")
+    fails(
+        "prepare",
+        fragments["1"],
+        "--out",
+        blocked,
+        says="partial.vol: Not a directory; check the path",
+    )
+    fails("predict", run, fragments["a"], "--out", blocked, says="file: ")
     prediction = write_prediction(tmp_path / "a", np.eye(20))
-    fails("submit", prediction, "--out", blocked / "s.csv", says="file")
+    fails("submit", prediction, "--out", blocked / "s.csv", says="file: ")
     assert blocked.read_text() == "not a folder"
 
 

@@ -36,6 +36,7 @@ def fragment(seed: int, contrast: float) -> Fragment:
         name=str(seed),
         path=Path(str(seed)),
         layout="tiff",
+        source_layout="tiff",
         volume=Voxels(voxels.clip(0, 255).astype(np.uint8)),
         papyrus_mask=mask,
         ink_label=label & mask,

@@ -86,7 +86,7 @@ def test_shapes_and_types_are_those_of_the_model(sources):
 
 def test_a_patch_is_a_function_of_seed_epoch_and_index(sources):
     def make(seed: int) -> InkPatches:
-        return InkPatches(sources, 16, seed, EVERYTHING, z_jitter=2)
+        return InkPatches(sources, 16, seed, EVERYTHING, z_shift=2)
 
     keys = [(epoch, index) for epoch in range(8) for index in range(5)]
     dataset, other = make(0), make(0)
@@ -98,7 +98,7 @@ def test_a_patch_is_a_function_of_seed_epoch_and_index(sources):
 
 def test_the_window_shifts_within_the_volume(sources):
     """Source 0 has layers 2:8 of 12, source 1 has 4:10 of 10: it can only go up to 10."""
-    dataset = InkPatches(sources, 16, seed=0, z_jitter=3)
+    dataset = InkPatches(sources, 16, seed=0, z_shift=3)
     for index, (y, x), allowed in ((0, (0, 0), {-2, -1, 0, 1, 2, 3}), (4, (5, 6), {-3, -2, -1, 0})):
         source = sources[index == 4]
         found = set()
@@ -140,7 +140,7 @@ def test_a_pickled_dataset_is_small_and_the_same(sources):
 
 
 def test_workers_give_the_same_patches(sources):
-    dataset = InkPatches(sources, 16, 0, EVERYTHING, z_jitter=1)
+    dataset = InkPatches(sources, 16, 0, EVERYTHING, z_shift=1)
     keys = [(2, index) for index in (4, 0, 3, 1)]
     loader = DataLoader(
         dataset, batch_size=2, sampler=keys, num_workers=1, multiprocessing_context="spawn"

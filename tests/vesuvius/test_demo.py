@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -34,11 +35,13 @@ def test_demo_leaves_what_it_promises_and_continues_where_it_stopped(tmp_path, m
     assert (out / "model" / "checkpoints" / "best.safetensors").stat().st_mtime_ns == trained
     assert {path.name for path in out.iterdir()} == {
         "data", "prepared", "model", "predictions", "submission.csv", "scores.json",
-        "report.html", "overview.png",
+        "report.html", "overview.png", "times.json",
     }  # fmt: skip
     scores = json.loads((out / "scores.json").read_text())
     assert {"f05", "baseline_f05", "threshold"} <= scores.keys()
     assert 0 <= scores["f05"] <= 1
+    assert 0 < scores["all_ink_f05"] < 0.5
+    assert scores["seconds"]["train"] > 0.5  # of the first run, not of the second that skipped it
     assert list(read_submission(out / "submission.csv")) == ["a", "b"]
     for name in ("a", "b"):
         assert (out / "predictions" / name / "prob.tif").is_file()
@@ -46,3 +49,13 @@ def test_demo_leaves_what_it_promises_and_continues_where_it_stopped(tmp_path, m
     page = (out / "report.html").read_text()
     assert len(re.findall("data:image/png;base64,", page)) == 9
     assert f"{scores['f05']:.3f}" in page
+
+
+@pytest.mark.slow
+def test_demo_reaches_its_score_in_its_time(tmp_path):
+    started_s = time.monotonic()
+    demo(tmp_path / "demo")
+    assert time.monotonic() - started_s < 480
+    scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
+    assert 0.60 <= scores["f05"] <= 0.85
+    assert scores["baseline_f05"] < 0.35

@@ -10,8 +10,6 @@ from vesuvius.folds import (
     check_disjoint,
     hold_out_fragment,
     hold_out_stripes,
-    read_folds,
-    write_folds,
 )
 
 
@@ -57,11 +55,11 @@ def test_pieces_cover_the_bounding_box_of_the_papyrus():
 
 def test_bad_cuts_are_refused():
     with pytest.raises(ValueError, match="papyrus mask of 7 is all black"):
-        hold_out_stripes("7", np.zeros((90, 90), dtype=bool))
+        hold_out_stripes("7", np.zeros((90, 90), dtype=bool), 0.25, 0)
     with pytest.raises(ValueError, match="7: papyrus 95 px long leaves nothing to train on"):
         hold_out_stripes("7", papyrus(100, 40), 0.25, 80)
     with pytest.raises(ValueError, match=r"fraction 1\.0 for 7"):
-        hold_out_stripes("7", papyrus(100, 40), 1.0)
+        hold_out_stripes("7", papyrus(100, 40), 1.0, 0)
 
 
 def test_a_held_out_fragment_is_validated_whole():
@@ -91,17 +89,10 @@ def test_leaks_are_refused_naming_both_pieces():
     check_disjoint([train, train], 64)
 
 
-def test_pieces_survive_the_file(tmp_path):
-    pieces = hold_out_stripes("1", papyrus(100, 40), 0.25, 10)
-    write_folds(tmp_path / "folds.json", pieces)
-    assert read_folds(tmp_path / "folds.json") == pieces
-
-
-@pytest.mark.parametrize("content", ['{"a": 1}', "[1]", "3", '[{"fragment": "1"}]'])
-def test_files_without_pieces_are_refused(tmp_path, content):
-    (tmp_path / "folds.json").write_text(content)
-    with pytest.raises(ValueError, match=r"folds\.json holds no list of pieces"):
-        read_folds(tmp_path / "folds.json")
+def test_a_negative_gap_never_lets_pieces_overlap():
+    pieces = hold_out_stripes("1", np.ones((1000, 400), bool), 0.25, -100)
+    with pytest.raises(ValueError, match="overlap"):
+        check_disjoint(pieces, -100)
 
 
 def test_impossible_pieces_are_refused():

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from PIL import Image
 
 from vesuvius.fragment import fingerprint, open_fragment, read_binary_png
@@ -66,42 +65,6 @@ def test_every_layout_of_the_same_voxels_reads_the_same(kaggle: Path, tmp_path: 
     assert open_fragment(prepared).name == expected.name == "1"
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_ome_zarr_of_either_version_reads_like_layers(
-    tmp_path: Path, voxels: np.ndarray, zarr_format: int
-) -> None:
-    path = tmp_path / "scroll.ome.zarr"
-    group = zarr.create_group(path, zarr_format=zarr_format)
-    array = group.create_array("0", shape=(1, *SHAPE), chunks=(1, 2, 16, 16), dtype=np.uint16)
-    array[:] = voxels[None]
-    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
-    scale = {"type": "scale", "scale": [1, 8.0, 4.0, 4.0]}
-    multiscale = {
-        "axes": [{"name": "c", "type": "channel"}, *axes],
-        "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
-    }
-    stored = {"multiscales": [multiscale]}
-    group.attrs.update(stored if zarr_format == 2 else {"ome": {"version": "0.5", **stored}})
-    fragment = open_fragment(path)
-    assert (fragment.name, fragment.layout) == ("scroll", "zarr")
-    assert fragment.voxel_size_um == (8.0, 4.0, 4.0)
-    assert fragment.papyrus_mask.all()
-    for z_start, z_stop, y_start, y_stop in BANDS:
-        np.testing.assert_array_equal(
-            fragment.volume.read(z_start, z_stop, y_start, y_stop),
-            voxels[z_start:z_stop, y_start:y_stop] >> 8,
-        )
-
-
-def test_the_real_scroll_crop_is_the_same_from_layers_and_ome_zarr(sample_data: Path) -> None:
-    layers = open_fragment(sample_data / "scroll1_crop")
-    stored = open_fragment(sample_data / "scroll1_crop" / "segment.ome.zarr")
-    assert layers.volume.shape == stored.volume.shape == (40, 156, 156)
-    assert stored.voxel_size_um == (7.91, 18.2538, 18.2538)
-    for band in ((0, 40, 0, 156), (3, 17, 50, 90)):
-        np.testing.assert_array_equal(layers.volume.read(*band), stored.volume.read(*band))
-
-
 def test_the_real_16_bit_slices_are_read_in_order(sample_data: Path) -> None:
     fragment = open_fragment(sample_data / "uint16_layers")
     assert fragment.volume.shape == (25, 384, 384)
@@ -139,6 +102,40 @@ def test_the_fingerprint_follows_every_file(kaggle: Path) -> None:
         after = fingerprint(open_fragment(kaggle))
         assert after != before
         before = after
+
+
+def test_without_its_label_a_fragment_neither_reads_nor_counts_it(
+    kaggle: Path, tmp_path: Path
+) -> None:
+    store = prepare_fragment(kaggle, tmp_path)
+    for path, label in ((kaggle, "inklabels.png"), (store, "ink_label.npy")):
+        assert open_fragment(path).ink_label is not None
+        before = fingerprint(open_fragment(path, with_label=False))
+        (path / label).write_bytes(b"no image")
+        fragment = open_fragment(path, with_label=False)
+        assert fragment.ink_label is None
+        assert fingerprint(fragment) == before
+        (path / label).unlink()
+        assert fingerprint(open_fragment(path, with_label=False)) == before
+
+
+def test_a_linked_fragment_has_the_name_of_the_link(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scroll.zarr").symlink_to(kaggle)
+    assert open_fragment(tmp_path / "scroll.zarr").name == "scroll"
+    monkeypatch.chdir(kaggle)
+    assert open_fragment(".").name == "1"
+
+
+def test_hidden_images_are_not_taken_for_masks(tmp_path: Path, voxels: np.ndarray) -> None:
+    write_layers(tmp_path / "layers", voxels)
+    write_png(tmp_path / "a_mask.png", np.tri(*SHAPE[1:], dtype=bool))
+    for name in ("._a_mask.png", "._a_inklabels.png"):
+        (tmp_path / name).write_bytes(b"what macOS leaves beside a file")
+    fragment = open_fragment(tmp_path)
+    np.testing.assert_array_equal(fragment.papyrus_mask, np.tri(*SHAPE[1:], dtype=bool))
+    assert fragment.ink_label is None
 
 
 def remove(name: str):
@@ -246,18 +243,6 @@ def test_several_masks_are_refused(tmp_path: Path, voxels: np.ndarray) -> None:
         write_png(tmp_path / name, np.ones(SHAPE[1:], bool))
     with pytest.raises(ValueError, match=r"a_mask\.png, b_mask\.png; rename .* mask\.png"):
         open_fragment(tmp_path)
-
-
-def test_zarr_that_is_no_ome_zarr_volume_is_refused(tmp_path: Path) -> None:
-    zarr.create_group(tmp_path / "plain.zarr")
-    with pytest.raises(ValueError, match="has no multiscales metadata"):
-        open_fragment(tmp_path / "plain.zarr")
-    group = zarr.create_group(tmp_path / "two.zarr", zarr_format=2)
-    group.create_array("0", shape=(2, *SHAPE), dtype=np.uint8)
-    axes = [{"name": name} for name in "czyx"]
-    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
-    with pytest.raises(ValueError, match=r"shape \(2, 5, 61, 47\).* of one channel"):
-        open_fragment(tmp_path / "two.zarr")
 
 
 def truth() -> np.ndarray:

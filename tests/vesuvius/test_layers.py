@@ -81,8 +81,43 @@ def test_a_band_decodes_only_the_strips_that_cover_it(tmp_path: Path, voxels: np
     volume = open_layers(tmp_path)
     np.testing.assert_array_equal(volume.read(0, 1, 0, 16)[0], voxels[0, :16] >> 8)
     np.testing.assert_array_equal(volume.read(0, 1, 24, 61)[0], voxels[0, 24:] >> 8)
-    with pytest.raises(Exception):  # noqa: B017, PT011 (the codec's own error)
+    with pytest.raises(ValueError, match=r"0\.tif is damaged near row 16 \(.*\); copy it again"):
         volume.read(0, 1, 15, 17)
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzma", "lzw", "zstd", "packbits", "lerc"])
+def test_damage_inside_a_compressed_layer_is_named_whatever_the_codec(
+    tmp_path: Path, voxels: np.ndarray, compression: str
+) -> None:
+    pytest.importorskip("imagecodecs")
+    path = tmp_path / "0.tif"
+    tifffile.imwrite(path, voxels[0], compression=compression, rowsperstrip=8)
+    with tifffile.TiffFile(path) as tif:
+        offset, count = tif.pages[0].dataoffsets[1], tif.pages[0].databytecounts[1]
+    damaged = bytearray(path.read_bytes())
+    damaged[offset : offset + count] = bytes([0xFF]) * count
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"0\.tif is damaged near row 8 \(.*\); copy it again"):
+        open_layers(tmp_path).read(0, 1, 0, 61)
+
+
+def test_damage_is_named_without_imagecodecs_too(tmp_path: Path, voxels: np.ndarray) -> None:
+    path = tmp_path / "0.tif"
+    tifffile.imwrite(path, voxels[0], compression="zlib")
+    with tifffile.TiffFile(path) as tif:
+        offset, count = tif.pages[0].dataoffsets[0], tif.pages[0].databytecounts[0]
+    damaged = bytearray(path.read_bytes())
+    damaged[offset : offset + count] = bytes(count)
+    path.write_bytes(damaged)
+    script = (
+        "import sys; sys.modules['imagecodecs'] = None\n"
+        "from pathlib import Path; from vesuvius.layers import open_layers\n"
+        "open_layers(Path(sys.argv[1])).read(0, 1, 0, 61)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert re.search(r"ValueError: .*0\.tif is damaged near row 0 \(.*\); copy it", done.stderr)
 
 
 @pytest.mark.parametrize("options", [{"rowsperstrip": 7}, {"compression": "zlib"}], ids=str)

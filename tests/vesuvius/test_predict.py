@@ -16,6 +16,7 @@ from core.checkpoint import TRAINING_STATE, WEIGHTS, load, save
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import load_model
 from vesuvius.predict import choose_window, predict
+from vesuvius.prepare import prepare
 
 OPTIONS = {"tile_size": 48, "stride": 32, "device": "cpu"}
 
@@ -59,8 +60,6 @@ def test_one_tile_equals_the_gated_network_on_the_whole_fragment(run, fragments,
 
 
 def test_prepared_volume_and_zarr_give_the_same_bits(run, fragments, prediction, tmp_path):
-    from vesuvius.prepare import prepare
-
     prepare((fragments["a"],), out=tmp_path)
     predict(run, tmp_path / "a.vol", out=tmp_path / "from_vol", **OPTIONS)
     expected = (prediction / "prob.tif").read_bytes()
@@ -119,6 +118,24 @@ def test_finished_prediction_is_not_repeated_and_another_is_refused(
     assert "already finished" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds a prediction with other stride"):
         predict(run, fragments["a"], out=prediction, **OPTIONS | {"stride": 16})
+
+
+def test_ink_label_is_neither_needed_nor_part_of_the_input(run, fragments, prediction, tmp_path):
+    fragment = shutil.copytree(fragments["a"], tmp_path / "a")
+    predict(run, fragment, out=tmp_path / "out", **OPTIONS)
+    (fragment / "inklabels.png").write_text("being edited")
+    finished = (tmp_path / "out" / "prob.tif").stat().st_mtime_ns
+    predict(run, fragment, out=tmp_path / "out", **OPTIONS)
+    assert (tmp_path / "out" / "prob.tif").stat().st_mtime_ns == finished
+    assert (tmp_path / "out" / "prob.tif").read_bytes() == (prediction / "prob.tif").read_bytes()
+
+
+def test_layer_missing_from_a_prepared_volume_is_noticed_too(run, fragments, tmp_path):
+    fragment = shutil.copytree(fragments["a"], tmp_path / "a")
+    (fragment / "surface_volume" / "13.tif").unlink()
+    prepare((fragment,), out=tmp_path)
+    with pytest.raises(ValueError, match="has 13 layers but the model was trained on 14"):
+        predict(run, tmp_path / "a.vol", out=tmp_path / "out", **OPTIONS)
 
 
 def test_half_done_prediction_of_another_model_is_noticed(run, fragments, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import tracemalloc
 from collections import namedtuple
@@ -18,7 +19,8 @@ from PIL import Image
 
 from vesuvius import prepare as prepare_module
 from vesuvius.fragment import fingerprint, open_fragment
-from vesuvius.prepare import open_prepared, prepare, prepare_fragment
+from vesuvius.prepare import prepare, prepare_fragment
+from vesuvius.prepared import LayersInnermost, open_prepared
 from vesuvius.statistics import layer_histograms
 
 SHAPE = (7, 53, 41)
@@ -158,6 +160,63 @@ def test_no_fragment_and_a_prepared_one_are_refused(fragment: Path, tmp_path: Pa
     path = prepare_fragment(fragment, tmp_path)
     with pytest.raises(ValueError, match=r"1\.vol is a prepared volume already"):
         prepare((path,), out=tmp_path / "out")
+
+
+def test_fragments_of_different_depth_are_refused_in_one_command(tmp_path: Path) -> None:
+    write_fragment(tmp_path / "1")
+    write_fragment(tmp_path / "2")
+    (tmp_path / "2" / "surface_volume" / "06.tif").unlink()
+    with pytest.raises(ValueError, match=r"2 has 6 layers but .*1 has 7; check for .* --out"):
+        prepare((tmp_path / "1", tmp_path / "2"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fragment_of_another_depth_than_those_stored_is_refused(
+    fragment: Path, tmp_path: Path
+) -> None:
+    write_fragment(tmp_path / "2", (6, *SHAPE[1:]))
+    out = tmp_path / "out"
+    prepare((fragment,), out=out)
+    with pytest.raises(ValueError, match=r"2 has 6 layers but .*1\.vol has 7; check for missing"):
+        prepare((tmp_path / "2",), out=out)
+    assert os.listdir(out) == ["1.vol"]
+
+
+def test_segments_may_have_any_depth_and_half_done_volumes_are_not_looked_at(
+    fragment: Path, tmp_path: Path
+) -> None:
+    write_fragment(tmp_path / "2", (6, *SHAPE[1:]))
+    (tmp_path / "2" / "surface_volume").rename(tmp_path / "2" / "layers")
+    write_fragment(tmp_path / "3", (5, *SHAPE[1:]))
+    half_done = prepare_fragment(tmp_path / "3", tmp_path / "out")
+    half_done.rename(half_done.with_name(".3.partial.vol"))
+    prepare((fragment, tmp_path / "2"), out=tmp_path / "out")
+    assert open_fragment(tmp_path / "out" / "1.vol").source_layout == "kaggle"
+    assert open_fragment(tmp_path / "out" / "2.vol").source_layout == "segment"
+    assert open_fragment(fragment).source_layout == "kaggle"
+
+
+def test_a_missing_mask_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fragment(tmp_path / "1")
+    (tmp_path / "1" / "surface_volume").rename(tmp_path / "1" / "layers")
+    (tmp_path / "1" / "mask.png").unlink()
+    prepare((tmp_path / "1",), out=tmp_path / "out")
+    assert capsys.readouterr().err.count("no papyrus mask") == 1
+
+
+def test_bands_of_a_mapped_volume_are_read_without_its_pages_staying(tmp_path: Path) -> None:
+    voxels = write_fragment(tmp_path / "1")
+    mapped = open_prepared(prepare_fragment(tmp_path / "1", tmp_path)).volume
+    bands = LayersInnermost(mapped)
+    maps = Path("/proc/self/smaps")
+    for z_start, z_stop, y_start, y_stop in ((0, 7, 0, 53), (2, 5, 11, 12), (6, 7, 40, 53)):
+        np.testing.assert_array_equal(
+            bands.read(z_start, z_stop, y_start, y_stop),
+            voxels[z_start:z_stop, y_start:y_stop] >> 8,
+        )
+    if maps.exists():
+        rest = maps.read_text().partition(str(tmp_path / "1.vol" / "volume.npy"))[2]
+        assert re.search(r"^Rss: +(\d+) kB", rest, re.MULTILINE)[1] == "0"
 
 
 def test_a_disk_too_small_is_found_before_anything_is_written(

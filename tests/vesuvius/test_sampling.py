@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from vesuvius.folds import Piece
 from vesuvius.sampling import (
     SamplingConfig,
-    grid_points,
     patch_sums,
     sample_fragments,
     sample_points,
@@ -186,30 +185,7 @@ def test_a_piece_smaller_than_a_patch_is_refused(label, mask):
         ValueError, match=r"train piece of 9 .* is 31 x 500 px, smaller than a patch"
     ):
         draw(label, mask, piece=piece)
-    with pytest.raises(ValueError, match="smaller than a patch of 32"):
-        grid_points(piece, 32, 16)
     assert len(draw(label, mask, piece=Piece("9", 0, 32, 0, 500, "train")))
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20), st.integers(1, 20))
-def test_grid_covers_the_piece_and_nothing_else(height, width, patch_size, stride):
-    patch_size = min(patch_size, height, width)
-    stride = min(stride, patch_size)
-    covered = np.zeros((height + 7, width + 9), dtype=int)
-    points = grid_points(Piece("1", 3, 3 + height, 4, 4 + width, "validation"), patch_size, stride)
-    for y, x in points:
-        covered[y : y + patch_size, x : x + patch_size] += 1
-    assert (covered[3 : 3 + height, 4 : 4 + width] > 0).all()
-    covered[3 : 3 + height, 4 : 4 + width] = 0
-    assert not covered.any()
-    assert len(np.unique(points, axis=0)) == len(points)
-
-
-def test_the_grid_ends_at_the_border():
-    points = grid_points(Piece("1", 0, 10, 0, 4, "validation"), 4, 4)
-    assert points.tolist() == [[0, 0], [4, 0], [6, 0]]
-    with pytest.raises(ValueError, match="stride 0 is not allowed"):
-        grid_points(PIECE, 4, 0)
 
 
 @pytest.mark.parametrize(

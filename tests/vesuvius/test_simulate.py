@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -260,12 +261,37 @@ def test_fibres_have_mean_0_and_standard_deviation_1_and_are_long():
 
 
 def test_crackle_is_a_net_that_closes_around_plates():
-    tile = CrackleTexture(np.random.default_rng(0)).read(0, 512, slice(None), 512)
-    np.testing.assert_array_equal(tile[:256], tile[256:])
-    assert (tile.min(), tile.max()) == (0, 1)
-    assert 0.2 < tile.mean() < 0.6
-    seam, inner = (np.abs(tile[:, a] - tile[:, b]).mean() for a, b in ((255, 256), (127, 128)))
-    assert seam < 1.5 * inner
+    net = CrackleTexture(np.random.default_rng(0), (512, 700)).read(0, 512, slice(None))
+    assert (net.shape, net.dtype) == ((512, 700), np.float32)
+    assert (net.min(), net.max()) == (0, 1)
+    assert abs(net.mean() - CrackleTexture.MEAN) < 0.005
+    assert abs(net.std() - CrackleTexture.STD) < 0.005
+    num_plates, _ = cv2.connectedComponents((net == 0).astype(np.uint8), connectivity=4)
+    assert num_plates > 0.7 * net.size / CrackleTexture.PLATE_PX**2
+
+
+def test_crackle_is_where_the_two_nearest_of_all_points_are_equally_far():
+    texture = CrackleTexture(np.random.default_rng(0), (60, 50))
+    points = texture._points.reshape(2, 1, 1, -1).astype(np.float64)
+    pixels = np.indices((60, 50))[..., None]
+    distances = np.sort(np.hypot(*(points - pixels)), axis=-1)
+    gap = distances[..., 1] - distances[..., 0]
+    expected = np.clip(1.5 - gap / texture.CRACK_PX, 0, 1)
+    np.testing.assert_allclose(texture.read(0, 60, slice(None)), expected, atol=1e-4)
+    np.testing.assert_array_equal(
+        texture.read(0, 60, slice(None))[13:40, 7:30], texture.read(13, 40, slice(7, 30))
+    )
+
+
+def test_crackle_shows_no_piece_twice():
+    """A held-out part of a fragment must not show what was trained on, however displaced."""
+    net = CrackleTexture(np.random.default_rng(0), (1024, 1024)).read(0, 1024, slice(None))
+    for top, left in ((0, 0), (300, 500), (900, 120)):
+        piece = net[top : top + 64, left : left + 64]
+        alike = cv2.matchTemplate(net, piece, cv2.TM_CCOEFF_NORMED)
+        assert alike[top, left] > 0.99
+        alike[max(top - 8, 0) : top + 9, max(left - 8, 0) : left + 9] = 0
+        assert alike.max() < 0.5
 
 
 def test_voxel_noise_is_unit_normal_and_differs_between_layers_and_rows():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,13 @@ import pytest
 from vesuvius.fragment import open_fragment
 from vesuvius.prepare import prepare_fragment
 from vesuvius.prepared import LayersInnermost
-from vesuvius.statistics import VolumeStatistics, intensity_scale, layer_histograms, z_window
+from vesuvius.statistics import (
+    VolumeStatistics,
+    intensity_scale,
+    layer_histograms,
+    note_low_contrast,
+    z_window,
+)
 
 
 def volume_of(voxels_ZYX: np.ndarray) -> LayersInnermost:
@@ -111,11 +116,12 @@ def test_histograms_of_another_shape_or_without_voxels_are_refused() -> None:
         VolumeStatistics(np.zeros((3, 256), np.int64))
 
 
-def test_statistics_survive_json(voxels: np.ndarray) -> None:
-    statistics = VolumeStatistics(layer_histograms(volume_of(voxels), np.ones((300, 20), bool)))
-    restored = VolumeStatistics.from_dict(json.loads(json.dumps(statistics.to_dict())))
-    np.testing.assert_array_equal(restored.histograms, statistics.histograms)
-    assert restored.histograms.dtype == np.int64
+def test_only_low_contrast_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    note_low_contrast(Path("bright"), 4.0)
+    note_low_contrast(Path("dark"), 3.9)
+    said = capsys.readouterr().err
+    assert "dark: intensities hardly differ (standard deviation 3.9 of 0..255)" in said
+    assert "bright" not in said
 
 
 @pytest.mark.parametrize(

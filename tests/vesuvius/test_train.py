@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,17 +16,17 @@ import pytest
 from core.checkpoint import WEIGHTS, load
 from core.metrics import ProbabilityHistogram
 from tests.vesuvius.conftest import NUM_LAYERS, tiny_recipe, write_fragment
-from vesuvius.folds import read_folds
+from vesuvius.folds import Piece
 from vesuvius.inkmap import load_model
 from vesuvius.prepare import prepare
-from vesuvius.recipes import RECIPES, buckets
-from vesuvius.train import train
+from vesuvius.recipes import RECIPES, LossConfig, ValidationConfig, WindowConfig, buckets
+from vesuvius.train import open_volumes, train
 
 
 def test_run_folder_holds_what_a_user_expects(run):
     names = {str(path.relative_to(run)) for path in run.rglob("*")}
     assert {
-        "config.json", "folds.json", "metrics.jsonl", "provenance.json",
+        "config.json", "metrics.jsonl", "provenance.json",
         "checkpoints/best.safetensors", "checkpoints/last.safetensors",
         "previews/epoch_001_1.png", "previews/epoch_002_2.png",
     } <= names  # fmt: skip
@@ -35,18 +37,29 @@ def test_run_folder_holds_what_a_user_expects(run):
     assert preview.max() == 255
 
 
-def test_validation_pieces_are_never_trained_on(run, prepared):
-    pieces = read_folds(run / "folds.json")
-    assert {(piece.fragment, piece.role) for piece in pieces} == {
-        (name, role) for name in ("1", "2") for role in ("train", "validation")
-    }
-    for name in ("1", "2"):
-        trained, held_out = (
-            next(p for p in pieces if (p.fragment, p.role) == (name, role))
-            for role in ("train", "validation")
-        )
-        gap = max(held_out.x_start - trained.x_stop, held_out.y_start - trained.y_stop)
-        assert gap >= tiny_recipe().validation.gap
+def stored_pieces(run: Path) -> list[Piece]:
+    config = json.loads((run / "config.json").read_text())
+    return [Piece(**piece) for piece in config["description"]["pieces"]]
+
+
+def test_no_patch_comes_near_a_validation_piece(run, prepared, tmp_path, monkeypatch):
+    held_out = {p.fragment: p for p in stored_pieces(run) if p.role == "validation"}
+    assert set(held_out) == {"1", "2"}
+    trained = []
+
+    def fit(model, dataset, *_):
+        trained.append(dataset)
+
+    monkeypatch.setattr("vesuvius.train.fit", fit)
+    recipe = tiny_recipe()
+    train(prepared, tmp_path / "run", recipe)
+    gap, size = recipe.validation.gap, recipe.sampling.patch_size
+    for source in trained[0].sources:
+        piece = held_out[source.volume.name]
+        y, x = source.points.T
+        distance = np.maximum(piece.y_start - (y + size), piece.x_start - (x + size))
+        assert len(source.points)
+        assert (distance >= gap).all()
 
 
 def test_checkpoint_describes_itself(run):
@@ -73,7 +86,7 @@ def test_whole_fragment_can_be_held_out(prepared, tmp_path):
         training=replace(recipe.training, epochs=1, warmup_epochs=0),
     )
     train(prepared, tmp_path / "run", recipe)
-    roles = {piece.fragment: piece.role for piece in read_folds(tmp_path / "run" / "folds.json")}
+    roles = {piece.fragment: piece.role for piece in stored_pieces(tmp_path / "run")}
     assert roles == {"1": "train", "2": "validation"}
 
 
@@ -127,8 +140,9 @@ def changed_copy(fragment: Path, target: Path) -> Path:
 def test_volumes_of_different_depth_are_refused(fragments, prepared, tmp_path):
     shallow = changed_copy(fragments["1"], tmp_path / "3")
     (shallow / "surface_volume" / f"{NUM_LAYERS - 1:02}.tif").unlink()
-    shutil.copytree(prepared, tmp_path / "data")
-    prepare((shallow,), out=tmp_path / "data")
+    data = shutil.copytree(prepared, tmp_path / "data")
+    prepare((shallow,), out=tmp_path / "other")
+    shutil.copytree(tmp_path / "other" / "3.vol", data / "3.vol")
     with pytest.raises(ValueError, match=r"differ in their number of layers \(1 14, 2 14, 3 13\)"):
         train(tmp_path / "data", tmp_path / "run", tiny_recipe())
 
@@ -145,6 +159,47 @@ def test_training_without_ink_is_refused(fragments, tmp_path):
     with pytest.raises(ValueError, match="no ink label"):
         train(tmp_path / "data2", tmp_path / "run", tiny_recipe())
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_prepare_leaves_behind_does_not_block_training(prepared, tmp_path):
+    data = shutil.copytree(prepared, tmp_path / "data")
+    (data / ".3.partial.vol").mkdir()
+    assert set(open_volumes(data)) == {"1", "2"}
+
+
+def test_held_out_pieces_that_cannot_be_scored_are_refused(fragments, prepared, tmp_path):
+    recipe = tiny_recipe()
+    recipe = replace(recipe, validation=replace(recipe.validation, fragment="bare"))
+    bare = changed_copy(fragments["1"], tmp_path / "bare")
+    (bare / "inklabels.png").unlink()
+    data = shutil.copytree(prepared, tmp_path / "data")
+    prepare((bare,), out=data)
+    with pytest.raises(ValueError, match=r"piece of bare .* has no ink label and cannot be scored"):
+        train(data, tmp_path / "run", recipe)
+    cv2.imwrite(str(bare / "inklabels.png"), np.zeros((128, 144), np.uint8))
+    data = shutil.copytree(prepared, tmp_path / "data2")
+    prepare((bare,), out=data)
+    with pytest.raises(ValueError, match="no ink in validation piece of bare"):
+        train(data, tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (partial(WindowConfig, num_layers=0), "window.num_layers is 0; it is at least 1"),
+        (partial(WindowConfig, z_shift=-1), "window.z_shift is -1; it is at least 0"),
+        (partial(WindowConfig, z_start=-2), "window.z_start is -2; it is at least 0"),
+        (partial(LossConfig, smoothing=0.7), "loss.smoothing is 0.7"),
+        (partial(LossConfig, dice_weight=2), "loss.dice_weight is 2"),
+        (partial(ValidationConfig, gap=-100), "validation.gap is -100; it is at least 0"),
+        (partial(ValidationConfig, fraction=1.0), "validation.fraction is 1.0"),
+        (partial(ValidationConfig, stride=200), "stride 200 is above validation.tile_size 128"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_runs(config, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        config()
 
 
 def test_resume_with_a_changed_recipe_is_refused(run, prepared):
