@@ -70,8 +70,8 @@ class Physics:
     ink_density: float = 1.0
     crackle_layers: float = 0.5
     crackle_contrast: float = 0.15
-    wear: float = 0.5
-    difficulty: float = 0.62
+    wear: float = 0.9
+    difficulty: float = 0.56
 
 
 class Phantom:
