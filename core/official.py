@@ -181,7 +181,8 @@ def _read_archive(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise ValueError(
-            f"{path} cannot be read as an official RepMode checkpoint: {_one_line(error)}"
+            f"{path} cannot be read as an official RepMode checkpoint: it is damaged, something "
+            "else, or holds objects other than tensors and plain containers; give the .p file"
         ) from error
 
 

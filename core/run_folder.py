@@ -34,12 +34,15 @@ class RunFolder:
         self.config_path = self.path / "config.json"
 
     def check_new(self) -> None:
-        """Raise ValueError if the folder already holds a run."""
+        """Raise ValueError if the folder already holds a run, or anything else."""
         if self.last_path.exists():
             raise ValueError(
                 f"{self.path} already holds a run (checkpoints/{self.last_path.name}); continue it "
                 "with --resume or choose another --out"
             )
+        is_used = self.path.is_dir() and any(self.path.iterdir())
+        if is_used and not self.config_path.exists():
+            raise ValueError(f"{self.path} holds other files and no run; choose another --out")
 
     def check_resumable(self) -> None:
         """Raise FileNotFoundError if the folder holds no run."""

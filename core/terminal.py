@@ -277,7 +277,7 @@ def _parse(prog: str, target: Any, options: list[str]) -> Callable[[], object] |
         except SystemExit as stop:
             if stop.code in (None, 0):
                 return None
-    raise ValueError(f"{_unboxed(stderr.getvalue())}; see `{prog} --help`")
+    raise ValueError(f"{_plain(_unboxed(stderr.getvalue()))}; see `{prog} --help`")
 
 
 def _bound_only(function: Callable[..., object]) -> Callable[..., Callable[[], object]]:
@@ -327,6 +327,14 @@ def _unboxed(box: str) -> str:
         if text and not text.startswith(dropped):
             texts.append(text)
     return "; ".join(texts)
+
+
+def _plain(message: str) -> str:
+    """Return tyro's message without its internal names and its list of attempts."""
+    message = re.sub(
+        r"Error parsing __tyro-dummy-inner__\.(?:recipe\.)?([\w.]+): ", r"\1: ", message
+    )
+    return re.sub(r"; Got errors:.*", "", message)
 
 
 def _one_line(error: Exception) -> str:

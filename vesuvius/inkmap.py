@@ -80,6 +80,16 @@ def load_model(run: Path) -> InkModel:
         ValueError: If the checkpoint is damaged or of another model or version.
     """
     path = run / "checkpoints" / "best.safetensors" if run.is_dir() else run
+    if run.is_dir() and not path.exists():
+        if (run / "config.json").exists():
+            raise FileNotFoundError(
+                f"{run} has no finished epoch yet; wait, or continue it with `vesuvius train ... "
+                "--resume`"
+            )
+        raise FileNotFoundError(
+            f"{run} is no run folder: it has no checkpoints/best.safetensors; give the --out of "
+            "`vesuvius train` first and the fragment after it"
+        )
     tensors, meta = load(path, WEIGHTS)
     description = meta["description"]
     if description.get("model") != MODEL:

@@ -220,8 +220,7 @@ def _check_page(path: Path, page: tifffile.TiffPage, num_pages: int) -> None:
     if not has_codec or page.predictor not in tifffile.TIFF.UNPREDICTORS:
         codec = getattr(page.compression, "name", page.compression)
         raise ValueError(
-            f"{path} is compressed ({codec}) and its codec is missing; "
-            "pip install 'repmode-vesuvius[codecs]'"
+            f"{path} is compressed ({codec}) and its codec is missing; pip install imagecodecs"
         )
 
 

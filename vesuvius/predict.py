@@ -158,6 +158,9 @@ def _is_finished(out: Path, settings: dict[str, Any]) -> bool:
         ValueError: If it holds another one.
     """
     if not (out / "prob.tif").exists():
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if names and not names & {".journal", ".prob.partial.tif"}:
+            raise ValueError(f"{out} holds other files and no prediction; choose another --out")
         return False
     stored = read_json(out / "provenance.json").get("settings")
     if stored != settings:

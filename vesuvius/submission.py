@@ -42,8 +42,9 @@ def submit(
 
     Raises:
         FileNotFoundError: A prediction folder is missing or unfinished.
-        ValueError: Two predictions share a name, a threshold is not between 0 and 1, a
-            probability is NaN, or the ids are not those of the sample.
+        ValueError: `out` is a file other than a submission, two predictions share a name, a
+            threshold is not between 0 and 1, a probability is NaN, or the ids are not those of the
+            sample.
     """
     if not predictions:
         raise ValueError("no prediction folder given; pass what `vesuvius predict --out` wrote")
@@ -60,6 +61,7 @@ def submit(
         thresholds[name] = _checked_threshold(
             own_threshold if threshold is None else threshold, folder
         )
+    _check_replaceable(out)
     if sample is not None:
         _check_ids(set(folders), sample)
     rows = {name: ink_mask(folders[name] / "prob.tif", thresholds[name]) for name in folders}
@@ -155,6 +157,18 @@ def read_submission(path: Path) -> dict[str, str]:
             raise ValueError(f"{path} line {line} repeats the id {row[0]!r}; ids appear once")
         texts[row[0]] = row[1]
     return texts
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise ValueError if `out` is there and is no submission, which alone may be replaced."""
+    if not out.is_file():
+        return
+    try:
+        read_submission(out)
+    except ValueError as error:
+        raise ValueError(
+            f"{out} exists and is no submission, so it is not replaced; choose another --out"
+        ) from error
 
 
 def _check_ids(names: set[str], sample: Path) -> None:

@@ -50,7 +50,7 @@ class Train:
     Args:
         data: Folder of prepared volumes (`<name>.vol`), all of them with ink labels.
         out: Run folder to write: checkpoints, metrics, previews, the resolved configuration.
-        resume: Continue the run in `out` exactly where it stopped.
+        resume: Continue the run in `out` exactly; give all other options as before.
         recipe: What to train; the options below override the recipe's choices.
     """
 

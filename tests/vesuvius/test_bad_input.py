@@ -157,6 +157,31 @@ def test_ids_other_than_the_sample_submission(fails, tmp_path):
     assert not (tmp_path / "s.csv").exists()
 
 
+def test_outputs_never_replace_or_join_what_is_not_theirs(
+    fails, run, fragments, prepared, tmp_path
+):
+    folder = write_prediction(tmp_path / "a", np.eye(20))
+    (tmp_path / "LICENSE").write_text("text")
+    fails("submit", folder, "--out", tmp_path / "LICENSE", says="exists and is no submission")
+    assert (tmp_path / "LICENSE").read_text() == "text"
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "page.md").write_text("text")
+    fails("predict", run, fragments["a"], "--out", docs, says="holds other files")
+    options = ["--validation.gap", "16", "--window.num-layers", "8", "--sampling.patch-size", "32"]
+    says = "holds other files"
+    fails("train", "small", "--data", prepared, "--out", docs, *options, says=says)
+    assert [path.name for path in docs.iterdir()] == ["page.md"]
+
+
+def test_run_that_is_none_or_has_no_finished_epoch(fails, fragments, run, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    fails("predict", fragments["a"], run, *out, says="is no run folder")
+    (tmp_path / "run").mkdir()
+    shutil.copy(run / "config.json", tmp_path / "run")
+    fails("predict", tmp_path / "run", fragments["a"], *out, says="has no finished epoch yet")
+
+
 def test_batch_size_of_nothing(fails, run, fragments, tmp_path):
     out = tmp_path / "out"
     fails("predict", run, fragments["a"], "--out", out, "--batch-size", 0, says="is below 1")
@@ -172,14 +197,15 @@ def test_threshold_out_of_range(threshold, fails, tmp_path):
 
 def test_full_disk_leaves_the_earlier_submission(fails, tmp_path, monkeypatch):
     folder = write_prediction(tmp_path / "a", np.eye(20))
-    (tmp_path / "s.csv").write_text("earlier")
+    earlier = "Id,Predicted\na,1 1\n"
+    (tmp_path / "s.csv").write_text(earlier)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("vesuvius.submission.rle.encode", full)
     fails("submit", folder, "--out", tmp_path / "s.csv", says="s.csv: No space left on device")
-    assert (tmp_path / "s.csv").read_text() == "earlier"
+    assert (tmp_path / "s.csv").read_text() == earlier
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

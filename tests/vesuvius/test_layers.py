@@ -146,6 +146,6 @@ def test_a_missing_codec_is_named_with_its_remedy(tmp_path: Path, voxels: np.nda
         [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False
     )
     assert re.search(
-        r"ValueError: .*0\.tif is compressed \(LZW\).*pip install 'repmode-vesuvius\[codecs\]'",
+        r"ValueError: .*0\.tif is compressed \(LZW\).*pip install imagecodecs",
         done.stderr,
     )
