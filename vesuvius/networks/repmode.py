@@ -24,7 +24,7 @@ class NetworkConfig:
         activation: Activation of the MoDE blocks.
         resample_activation: Activation after the strided and transposed convolutions.
         largest_expert: Size of the largest experts: 5 for all five, 3 for those of 3 and 1, which
-            need fewer samples and a fifth of the multiplications.
+            need about a fifth of the multiplications.
         dropout: Probability of dropping an input element of a MoDE block in training, 0..1.
     """
 
