@@ -139,8 +139,8 @@ def buckets() -> InkRecipe:
 def small() -> InkRecipe:
     """Return a recipe that two CPU cores train in minutes.
 
-    Width 8, 16 layers, the experts of sizes 3 and 1, flips and quarter turns. In first trials on few
-    patches the experts of size 5, and a loss that is mostly Dice, learned far more slowly.
+    Width 8, 16 layers, the experts of sizes 3 and 1, flips and quarter turns. In first trials on
+    few patches the experts of size 5, and a loss that is mostly Dice, learned far more slowly.
     """
     return InkRecipe(
         network=NetworkConfig(
