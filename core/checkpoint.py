@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.files import atomic_path
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 WEIGHTS = "weights"  # a network for inference; tensors are its state dict
 TRAINING_STATE = "training state"  # everything a run needs to go on exactly
 
@@ -113,7 +113,7 @@ def _header(path: str | Path, metadata: Mapping[str, str] | None, kind: str) -> 
         ValueError: If it has none, or another kind or format version.
     """
     try:
-        header = json.loads((metadata or {})[_HEADER_KEY])
+        header: dict[str, Any] = json.loads((metadata or {})[_HEADER_KEY])
         version, found = header["format_version"], header["kind"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no checkpoint of this project; give one it wrote") from error

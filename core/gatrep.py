@@ -7,7 +7,10 @@ Every expert is linear in its input and the gate scales output channels, so
 The right side merges kernels, one per distinct task of a batch; the left side runs the shared
 experts on the whole batch and gates their outputs. Both are the same function of the same
 parameters, in value and gradient. Merging does fewer multiplications; gating writes no kernel per
-task, which is cheaper where kernels are larger than feature maps. `convolve` takes the cheaper one.
+task, which is cheaper where kernels are larger than feature maps. `core.choice` takes the cheaper.
+
+On features shorter than a kernel the outer taps only ever meet the zero padding: 116 of 125 on a
+feature map of 1 x 2 x 2. Both ways leave them out; their gradient is zero.
 
 Reference: Zhou et al., RepMode, CVPR 2023, section 3.4 and equations (3) to (6).
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +60,13 @@ class TaskGroups:
     """The samples of a batch grouped by task; made once per forward pass, used by every block.
 
     Attributes:
+        ids: The task of each sample, plain integers (N,).
         tasks: The distinct tasks, int64 (D,), ascending.
         group: For each sample, the position of its task in `tasks`, int64 (N,).
         samples: For each distinct task, the indices of its samples, int64.
     """
 
+    ids: tuple[int, ...]
     tasks: Tensor
     group: Tensor
     samples: tuple[Tensor, ...]
@@ -75,17 +80,32 @@ class TaskGroups:
         distinct = sorted(set(task_N))
         members = [[n for n, task in enumerate(task_N) if task == one] for one in distinct]
         return cls(
+            tuple(task_N),
             torch.tensor(distinct, device=device),
             torch.tensor([distinct.index(task) for task in task_N], device=device),
             tuple(torch.tensor(samples, device=device) for samples in members),
         )
 
+    def each_alone(self) -> TaskGroups:
+        """Return groups of one sample each, in the order of the batch."""
+        alone = torch.arange(len(self.ids), device=self.group.device)
+        return TaskGroups(self.ids, self.tasks[self.group], alone, tuple(alone.split(1)))
+
+
+def live_window(size: int, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Return how much of a kernel of `size` meets features of these lengths, axis by axis.
+
+    A tap further out than the longest distance between two voxels only meets padding.
+    Example: size 5 on lengths (1, 2, 3) gives (1, 3, 5).
+    """
+    return tuple(min(size, 2 * length - 1) for length in lengths)
+
 
 def merge(kernels: Sequence[Tensor], experts: Sequence[Expert], gates_EO: Tensor) -> Tensor:
     """Merge the experts into one kernel.
 
-    Experts are summed from the smallest size outwards: each size is added into the centre of the
-    next one, and an average is a broadcast of its single weight, so no padded copy is made.
+    Every expert is added into the centre of one kernel of the largest size; an average is its
+    single weight, broadcast. No padded copy is made.
 
     Args:
         kernels: For each expert its learned kernel (O, I, *S).
@@ -97,26 +117,138 @@ def merge(kernels: Sequence[Tensor], experts: Sequence[Expert], gates_EO: Tensor
 
     Reference: RepMode equations (5) and (6).
     """
-    num_axes = kernels[0].ndim - 2
-    merged: Tensor | None = None
-    for size in sorted({expert.size for expert in experts}):
-        total: Tensor | None = None
-        for kernel, expert, gate_O in zip(kernels, experts, gates_EO, strict=True):
-            if expert.size != size:
-                continue
-            share = size**num_axes if expert.kind == "average" else 1
-            gated = (gate_O / share).view(-1, *[1] * (num_axes + 1)) * kernel
-            total = gated if total is None else total + gated
-        assert total is not None
-        if total.shape[-1] != size:
-            total = total.expand(*total.shape[:2], *[size] * num_axes).clone()
-        if merged is not None:
-            margin = (size - merged.shape[-1]) // 2
-            centre = (slice(margin, size - margin),) * num_axes
-            total[(slice(None), slice(None), *centre)] += merged
-        merged = total
-    assert merged is not None
+    largest = max(expert.size for expert in experts)
+    return _merge(kernels, experts, gates_EO, (largest,) * (kernels[0].ndim - 2))
+
+
+def _merge(
+    kernels: Sequence[Tensor],
+    experts: Sequence[Expert],
+    gates_EO: Tensor,
+    window: tuple[int, ...],
+) -> Tensor:
+    """Merge the taps inside a window; the kernels may be cut to it already."""
+    merged = kernels[0].new_zeros(*kernels[0].shape[:2], *window)
+    for kernel, expert, gate_O in zip(kernels, experts, gates_EO, strict=True):
+        reached = [min(expert.size, size) for size in window]
+        weight = _per_channel(gate_O / _share(expert, len(window)), len(window))
+        middle(merged, reached).addcmul_(middle(kernel, reached), weight)
     return merged
+
+
+def _unmerge(
+    grad_merged: Tensor,
+    kernels: Sequence[Tensor],
+    experts: Sequence[Expert],
+    gates_EO: Tensor,
+    grad_kernels: Sequence[Tensor | None],
+) -> Tensor:
+    """Undo `_merge` for gradients.
+
+    Args:
+        grad_merged: Gradient of the merged kernel (O, I, *window).
+        kernels: What was merged.
+        experts: What each kernel is.
+        gates_EO: Gating weights (E, O).
+        grad_kernels: Gradients of the kernels, to be added to; None for a frozen one.
+
+    Returns:
+        Gradient of the gating weights (E, O).
+    """
+    num_axes = grad_merged.ndim - 2
+    grad_gates = []
+    for kernel, expert, gate_O, grad_kernel in zip(
+        kernels, experts, gates_EO, grad_kernels, strict=True
+    ):
+        share = _share(expert, num_axes)
+        grad = middle(grad_merged, [min(expert.size, size) for size in grad_merged.shape[2:]])
+        if expert.kind == "average":
+            grad = grad.sum(tuple(range(2, grad.ndim)), keepdim=True)
+        grad_gates.append((grad * kernel).flatten(1).sum(1) / share)
+        if grad_kernel is not None:
+            grad_kernel.addcmul_(grad, _per_channel(gate_O / share, num_axes))
+    return torch.stack(grad_gates)
+
+
+class _MergedConvolution(torch.autograd.Function):
+    """One merged convolution per group, which keeps no kernel for the backward pass.
+
+    The kernels are merged again there: memory is that of a plain convolution, features alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gates_DEO: Tensor,
+        experts: tuple[Expert, ...],
+        samples: tuple[Tensor, ...],
+        *kernels: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, gates_DEO, *samples, *kernels)
+        ctx.experts = experts
+        window, live = _cut(kernels, experts, x)
+        outputs = [
+            convolve_plain(rows, _merge(live, experts, gates_EO, window).to(x.dtype))
+            for rows, gates_EO in zip(split(x, samples), gates_DEO, strict=True)
+        ]
+        return join(outputs, samples)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, gates_DEO, *rest = ctx.saved_tensors
+        samples, kernels = tuple(rest[: len(gates_DEO)]), rest[len(gates_DEO) :]
+        needs_x, needs_kernels = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
+        window, live = _cut(kernels, ctx.experts, x)
+        grad_live = [
+            torch.zeros_like(kernel) if needed else None
+            for kernel, needed in zip(live, needs_kernels, strict=True)
+        ]
+        grad_inputs, grad_gates = [], []
+        parts = (split(x, samples), split(grad_outputs[0], samples), gates_DEO)
+        for rows, grad_rows, gates_EO in zip(*parts, strict=True):
+            kernel = _merge(live, ctx.experts, gates_EO, window).to(x.dtype)
+            grad_input, grad_kernel = _convolution_backward(grad_rows, rows, kernel, needs_x)
+            grad_inputs.append(grad_input)
+            grad_kernel = grad_kernel.to(gates_EO.dtype)
+            grad_gates.append(_unmerge(grad_kernel, live, ctx.experts, gates_EO, grad_live))
+        grad_kernels = [
+            None if grad is None else _uncut(grad, kernel.shape)
+            for grad, kernel in zip(grad_live, kernels, strict=True)
+        ]
+        grad_x = join(grad_inputs, samples) if needs_x else None
+        return grad_x, torch.stack(grad_gates), None, None, *grad_kernels
+
+
+def _cut(
+    kernels: Sequence[Tensor], experts: Sequence[Expert], x: Tensor
+) -> tuple[tuple[int, ...], list[Tensor]]:
+    """Return the window of taps that meet features (N, I, *S), and the kernels cut to it."""
+    window = live_window(max(expert.size for expert in experts), x.shape[2:])
+    return window, [middle(kernel, window).contiguous() for kernel in kernels]
+
+
+def _uncut(grad: Tensor, shape: torch.Size) -> Tensor:
+    """Return the gradient of a whole kernel: zero for the taps that were cut away."""
+    if grad.shape == shape:
+        return grad
+    whole = grad.new_zeros(shape)
+    middle(whole, grad.shape[2:]).copy_(grad)
+    return whole
+
+
+def _convolution_backward(
+    grad_output: Tensor, x: Tensor, kernel: Tensor, needs_input: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `convolve_plain` in its features, where needed, and its kernel."""
+    num_axes = x.ndim - 2
+    padding = [size // 2 for size in kernel.shape[2:]]
+    ones, zeros = [1] * num_axes, [0] * num_axes
+    grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
+        grad_output, x, kernel, None, ones, padding, ones, False, zeros, 1,
+        [needs_input, True, False],
+    )  # fmt: skip
+    return grad_input, grad_kernel
 
 
 def convolve_merged(
@@ -128,6 +260,8 @@ def convolve_merged(
 ) -> Tensor:
     """Convolve with one merged kernel per distinct task; zero "same" padding.
 
+    Under autocast kernels are merged in the parameters' precision and convolved in autocast's.
+
     Args:
         x: Features (N, I, *S).
         kernels: For each expert its learned kernel (O, I, *S).
@@ -138,13 +272,12 @@ def convolve_merged(
     Returns:
         Features (N, O, *S).
     """
-    if len(groups.samples) == 1:
-        return _convolve(x, merge(kernels, experts, gates_DEO[0]))
-    parts = [
-        _convolve(x[samples], merge(kernels, experts, gates_EO))
-        for samples, gates_EO in zip(groups.samples, gates_DEO, strict=True)
-    ]
-    return torch.cat(parts)[torch.argsort(torch.cat(groups.samples))]
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    merged: Tensor = _MergedConvolution.apply(  # type: ignore[no-untyped-call]
+        x, gates_DEO, tuple(experts), groups.samples, *kernels
+    )
+    return merged
 
 
 def convolve_gated(
@@ -158,58 +291,55 @@ def convolve_gated(
 
     Under autocast the sum is formed in the gates' precision and returned in the convolutions'.
 
-    Reference: RepMode figure 4 (a).
+    Reference: RepMode figure 4 (a), complete utilisation.
     """
     gates_NEO = gates_DEO[groups.group]
     total: Tensor | None = None
     for e, (kernel, expert) in enumerate(zip(kernels, experts, strict=True)):
-        features = _average(x, expert.size) if expert.kind == "average" else x
+        window = live_window(expert.kernel_size, x.shape[2:])
+        features = average(x, expert.size) if expert.kind == "average" else x
         gate = gates_NEO[:, e].view(*gates_NEO.shape[::2], *[1] * (x.ndim - 2))
-        convolved = _convolve(features, kernel)
-        total = gate * convolved if total is None else total + gate * convolved
+        convolved = convolve_plain(features, middle(kernel, window))
+        total = gate * convolved if total is None else torch.addcmul(total, gate, convolved)
     assert total is not None
     return total.to(convolved.dtype)
 
 
-# Cost of merging one kernel element in a training step (written, read and summed again for the
-# gradient, all bound by memory), in multiply-adds of a convolution. An estimate, not yet tuned; it
-# decides speed only, never the result.
-MERGE_COST = 64
-
-
-def merging_is_cheaper(x: Tensor, experts: Sequence[Expert], num_distinct: int) -> bool:
-    """Return whether merging kernels costs less than gating outputs for this batch.
-
-    Both run the convolutions of the merged size; merging adds `MERGE_COST` per kernel element and
-    distinct task, gating adds the smaller experts on every voxel of every sample.
-    """
-    num_axes = x.ndim - 2
-    taps = max(expert.size for expert in experts) ** num_axes
-    extra_taps = sum(expert.kernel_size**num_axes for expert in experts) - taps
-    voxels = x.shape[0] * x[0, 0].numel()
-    return num_distinct * taps * MERGE_COST < extra_taps * voxels
-
-
-def convolve(
-    x: Tensor,
-    kernels: Sequence[Tensor],
-    experts: Sequence[Expert],
-    gates_DEO: Tensor,
-    groups: TaskGroups,
-) -> Tensor:
-    """Compute the gated sum of experts by the cheaper path; arguments as `convolve_merged`."""
-    merged = merging_is_cheaper(x, experts, len(groups.samples))
-    path = convolve_merged if merged else convolve_gated
-    return path(x, kernels, experts, gates_DEO, groups)
-
-
-def _convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve (N, I, *S) with (O, I, *S) under zero "same" padding."""
+def convolve_plain(x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (N, I, *S) with (O, I, *odd window) under zero "same" padding."""
     operation = F.conv3d if x.ndim == 5 else F.conv2d
-    return operation(x, kernel, padding=kernel.shape[-1] // 2)
+    return operation(x, kernel, padding=[size // 2 for size in kernel.shape[2:]])
 
 
-def _average(x: Tensor, size: int) -> Tensor:
+def middle(kernel: Tensor, window: Sequence[int]) -> Tensor:
+    """Return a view of the central taps of a kernel (O, I, *S), at most `window` an axis."""
+    for axis, size in enumerate(window, start=2):
+        margin = max(0, kernel.shape[axis] - size) // 2
+        kernel = kernel.narrow(axis, margin, kernel.shape[axis] - 2 * margin)
+    return kernel
+
+
+def _per_channel(gate_O: Tensor, num_axes: int) -> Tensor:
+    """Return the gating weights of one expert so that they scale a kernel (O, I, *S)."""
+    return gate_O.view(-1, *[1] * (num_axes + 1))
+
+
+def _share(expert: Expert, num_axes: int) -> int:
+    """Return what an expert's weight is divided by: an average has as many parts as voxels."""
+    return expert.size**num_axes if expert.kind == "average" else 1
+
+
+def split(x: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the rows of each group; all of `x` as it is where there is one group."""
+    return [x] if len(samples) == 1 else [x[rows] for rows in samples]
+
+
+def join(parts: list[Tensor], samples: tuple[Tensor, ...]) -> Tensor:
+    """Undo `split`."""
+    return parts[0] if len(samples) == 1 else torch.cat(parts)[torch.argsort(torch.cat(samples))]
+
+
+def average(x: Tensor, size: int) -> Tensor:
     """Average over windows of `size`; the zero padding is part of every average.
 
     Padded first because the pooling operators refuse inputs smaller than their window.

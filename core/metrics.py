@@ -131,4 +131,5 @@ def _ratio(numerator: ArrayLike, denominator: ArrayLike, empty: float) -> FloatA
     """Return numerator / denominator as float64, `empty` where the denominator is 0."""
     denominator = np.asarray(denominator, dtype=np.float64)
     out = np.full(denominator.shape, empty)
-    return np.divide(numerator, denominator, out=out, where=denominator != 0)
+    np.divide(numerator, denominator, out=out, where=denominator != 0)
+    return out

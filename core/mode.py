@@ -11,27 +11,46 @@ Shape legend as in `core.gatrep`; T tasks the network knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.gatrep import REPMODE_EXPERTS, Expert, TaskGroups, convolve, merge
+from core.choice import COMPUTATIONS, Computation
+from core.gates import GateConfig, make_gate
+from core.gatrep import (
+    REPMODE_EXPERTS,
+    Expert,
+    TaskGroups,
+    convolve_plain,
+    live_window,
+    merge,
+    middle,
+)
+from core.routing import keep_best
 
 
-class TaskGate(nn.Module):
-    """Gating weights of a task: one linear layer over its one-hot code, softmax over experts."""
+@dataclass(frozen=True)
+class Mixture:
+    """Which experts are mixed, how they are weighed, and how their sum is computed.
 
-    def __init__(self, num_tasks: int, num_experts: int, out_channels: int) -> None:
-        super().__init__()
-        self.num_experts = num_experts
-        self.linear = nn.Linear(num_tasks, num_experts * out_channels)
+    Every variant that the paper studies in table 2 and figure 4 is one of these.
 
-    def forward(self, tasks_D: Tensor) -> Tensor:
-        """Return the gating weights (D, E, O) of integer tasks (D,); they sum to 1 over E."""
-        one_hot = F.one_hot(tasks_D, self.linear.in_features).to(self.linear.weight.dtype)
-        return self.linear(one_hot).view(len(tasks_D), self.num_experts, -1).softmax(dim=1)
+    Args:
+        experts: The experts, in gate order.
+        gate: The gate.
+        computation: How the gated sum of experts is computed: "auto" chooses the cheaper of
+            "merged" and "gated", which are equal. "sparse" is another function: each output
+            channel hears its best expert alone (`core.gatrep.convolve_sparse`).
+    """
+
+    experts: tuple[Expert, ...] = REPMODE_EXPERTS
+    gate: GateConfig = field(default_factory=GateConfig)
+    computation: Computation = "auto"
+
+
+REPMODE = Mixture()
 
 
 class MoDE(nn.Module):
@@ -42,7 +61,10 @@ class MoDE(nn.Module):
         out_channels: O.
         num_tasks: T.
         num_axes: 3 for volumes (N, I, Z, Y, X), 2 for maps (N, I, Y, X).
-        experts: The experts, in gate order.
+        mixture: What is mixed and how.
+
+    Attributes:
+        computation: That of the mixture; may be changed at any time.
     """
 
     def __init__(
@@ -51,33 +73,51 @@ class MoDE(nn.Module):
         out_channels: int,
         num_tasks: int,
         num_axes: int = 3,
-        experts: Sequence[Expert] = REPMODE_EXPERTS,
+        mixture: Mixture = REPMODE,
     ) -> None:
         super().__init__()
-        self.experts = tuple(experts)
+        self.experts = mixture.experts
+        self.computation = mixture.computation
         self.kernels = nn.ParameterList(
             torch.empty(out_channels, in_channels, *[expert.kernel_size] * num_axes)
             for expert in self.experts
         )
-        self.gate = TaskGate(num_tasks, len(self.experts), out_channels)
+        self.gate = make_gate(
+            mixture.gate, num_tasks, in_channels, out_channels, len(mixture.experts)
+        )
         for kernel in self.kernels:
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        self._kept = _KeptKernel()
 
     def forward(self, x: Tensor, groups: TaskGroups) -> Tensor:
         """Convolve features (N, I, *S) into (N, O, *S), each sample by its own task.
 
-        Gates and merged kernels are formed in the parameters' precision even under autocast.
+        Gates and merged kernels are formed in the parameters' precision even under autocast. In
+        evaluation without gradients the kernel of a task is kept for the next call.
         """
+        if self._may_keep(groups):
+            kernel = self._kept.kernel(self, groups.ids[0])
+            return convolve_plain(x, middle(kernel, live_window(kernel.shape[2], x.shape[2:])))
         with torch.autocast(x.device.type, enabled=False):
-            gates_DEO = self.gate(groups.tasks)
-        return convolve(x, tuple(self.kernels), self.experts, gates_DEO, groups)
+            gates_DEO, groups = self.gate(x, groups)
+        # Tasks from before an extension know the first experts only.
+        num_experts = gates_DEO.shape[1]
+        kernels, experts = tuple(self.kernels)[:num_experts], self.experts[:num_experts]
+        return COMPUTATIONS[self.computation](x, kernels, experts, gates_DEO, groups)
+
+    def train(self, mode: bool = True) -> MoDE:
+        """Set the mode; training drops the kept kernel instead of carrying it along."""
+        if mode:
+            self._kept = _KeptKernel()
+        return super().train(mode)
 
     def plain(self, task: int) -> nn.Module:
-        """Return the convolution this block is for one task, as ``nn.Conv3d`` or ``nn.Conv2d``."""
-        device = self.kernels[0].device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            gates_EO = self.gate(torch.tensor([task], device=device))[0]
-            kernel = merge(tuple(self.kernels), self.experts, gates_EO)
+        """Return the convolution this block is for one task, as ``nn.Conv3d`` or ``nn.Conv2d``.
+
+        Raises:
+            ValueError: If it is no convolution because the gate looks at the input.
+        """
+        kernel = self.merged_kernel(task)
         conv_type = nn.Conv3d if kernel.ndim == 5 else nn.Conv2d
         size = kernel.shape[-1]
         conv = conv_type(
@@ -86,3 +126,61 @@ class MoDE(nn.Module):
         )  # fmt: skip
         conv.weight = nn.Parameter(kernel)
         return conv
+
+    @torch.no_grad()
+    def merged_kernel(self, task: int) -> Tensor:
+        """Return the kernel (O, I, *S) of a task, in the parameters' precision.
+
+        Raises:
+            ValueError: If there is none because the gate looks at the input.
+        """
+        with torch.autocast(self.kernels[0].device.type, enabled=False):
+            gates_EO = self.gate.of_task(task)
+            if self.computation == "sparse":
+                gates_EO = keep_best(gates_EO)
+            num_experts = len(gates_EO)
+            return merge(tuple(self.kernels)[:num_experts], self.experts[:num_experts], gates_EO)
+
+    def _may_keep(self, groups: TaskGroups) -> bool:
+        """Tell whether the kernel of this call is that of the next one with the same task."""
+        return (
+            not torch.compiler.is_compiling()
+            and not self.training
+            and not torch.is_grad_enabled()
+            and len(groups.samples) == 1
+            and self.gate.is_fixed
+            and self.computation in ("auto", "merged")
+            and not self.kernels[0].is_inference()  # whose changes cannot be told
+        )
+
+
+class _KeptKernel:
+    """The kernel that a block merged last, as long as nothing it was made of has changed.
+
+    It sees what autograd sees: every change but an in-place one through a weight's `.data`.
+    """
+
+    def __init__(self) -> None:
+        self._task = -1
+        self._sources: list[tuple[Tensor, int]] = []
+        self._kernel = torch.empty(0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _KeptKernel:
+        return _KeptKernel()
+
+    def __reduce__(self) -> tuple[type[_KeptKernel], tuple[()]]:
+        return _KeptKernel, ()
+
+    def kernel(self, block: MoDE, task: int) -> Tensor:
+        """Return the kernel of a task, merged anew if the last one was another."""
+        weights = [*block.parameters(), *block.buffers()]
+        is_same = task == self._task and len(weights) == len(self._sources)
+        if not is_same or not all(
+            weight.is_set_to(source) and weight._version == version
+            for weight, (source, version) in zip(weights, self._sources, strict=True)
+        ):
+            self._kernel = block.merged_kernel(task)
+            self._task = task
+            # An alias keeps the memory from being given to another weight at the same place.
+            self._sources = [(weight.detach(), weight._version) for weight in weights]
+        return self._kernel

@@ -268,12 +268,13 @@ def _parse(prog: str, target: Any, options: list[str]) -> Callable[[], object] |
         stderr = io.StringIO()
         try:
             with contextlib.redirect_stderr(stderr):
-                return tyro.cli(
+                job: Callable[[], object] = tyro.cli(
                     target,
                     prog=prog,
                     args=options,
                     config=(tyro.conf.PositionalMetavarFromFieldName,),
                 )
+                return job
         except SystemExit as stop:
             if stop.code in (None, 0):
                 return None

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.activations import make_activation
-from core.gatrep import REPMODE_EXPERTS, Expert, TaskGroups
-from core.mode import MoDE
+from core.gatrep import TaskGroups
+from core.mode import REPMODE, Mixture, MoDE
 
 ConvFactory = Callable[[int, int], nn.Module]
 ActivationFactory = Callable[[int], nn.Module]
@@ -45,6 +45,17 @@ class ConvNormAct(nn.Module):
         """Return features (N, C_out, *S') of features (N, C_in, *S)."""
         features: Tensor = self.activation(self.norm(self.conv(self.dropout(x), *condition)))
         return features
+
+
+class PlainConv(nn.Conv3d):
+    """A convolution with zero "same" padding and no bias, deaf to the condition."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int = 3) -> None:
+        super().__init__(in_channels, out_channels, size, padding=size // 2, bias=False)
+
+    def forward(self, x: Tensor, *condition: Any) -> Tensor:
+        """Convolve features (N, I, Z, Y, X)."""
+        return super().forward(x)
 
 
 class Blocks(nn.ModuleList):
@@ -137,7 +148,8 @@ class DecoderStage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, *condition: Any) -> Tensor:
         """Return features (N, C/2, *S) of features (N, C, *S/2) and their skip (N, C/2, *S)."""
-        return self.blocks(torch.cat([skip, self.up(x)], dim=1), *condition)
+        features: Tensor = self.blocks(torch.cat([skip, self.up(x)], dim=1), *condition)
+        return features
 
 
 class Encoder(nn.Module):
@@ -190,16 +202,31 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 class UNet3D(nn.Module):
-    """3D U-Net over volumes of any size; lengths are padded to `2**num_stages` and cropped back."""
+    """3D U-Net over volumes of any size; lengths are padded to `2**num_stages` and cropped back.
+
+    Args:
+        encoder_parts: Parts of the encoder and the bottleneck.
+        decoder_parts: Parts of the decoder and the head.
+        in_channels: Channels of the volume.
+        out_channels: Channels of the prediction.
+        base_channels: Width of the first stage.
+        num_stages: Number of halvings.
+    """
 
     def __init__(
-        self, parts: Parts, in_channels: int, out_channels: int, base_channels: int, num_stages: int
+        self,
+        encoder_parts: Parts,
+        decoder_parts: Parts,
+        in_channels: int,
+        out_channels: int,
+        base_channels: int,
+        num_stages: int,
     ) -> None:
         super().__init__()
         self.multiple = 2**num_stages
-        self.encoder = Encoder(parts, in_channels, base_channels, num_stages)
-        self.decoder = Decoder(parts, base_channels, num_stages)
-        self.head = parts.make_conv(base_channels, out_channels)
+        self.encoder = Encoder(encoder_parts, in_channels, base_channels, num_stages)
+        self.decoder = Decoder(decoder_parts, base_channels, num_stages)
+        self.head = decoder_parts.make_conv(base_channels, out_channels)
 
     def forward(self, x: Tensor, *condition: Any) -> Tensor:
         """Return the map (N, C_out, Z, Y, X) of volumes (N, C_in, Z, Y, X)."""
@@ -272,7 +299,9 @@ class RepModeUNet(TaskConditioned):
         in_channels: Channels of the input volume.
         out_channels: Channels of the prediction.
         num_stages: Number of halvings.
-        experts: The experts of every mixture, in gate order.
+        mixture: The experts of every block, their gate, and how their sum is computed.
+        gated: Where the mixtures are; the other half has plain 3x3x3 convolutions. The bottleneck
+            belongs to the encoder.
         activation: Activation of the blocks (`core.activations.ACTIVATIONS`).
         resample_activation: Activation after strided and transposed convolutions.
         dropout: Dropout on the input of every block, 0..1.
@@ -288,7 +317,8 @@ class RepModeUNet(TaskConditioned):
         in_channels: int = 1,
         out_channels: int = 1,
         num_stages: int = 4,
-        experts: Sequence[Expert] = REPMODE_EXPERTS,
+        mixture: Mixture = REPMODE,
+        gated: Literal["both", "encoder", "decoder"] = "both",
         activation: str = "relu",
         resample_activation: str = "relu",
         dropout: float = 0.0,
@@ -298,7 +328,17 @@ class RepModeUNet(TaskConditioned):
                 f"num_tasks {num_tasks}, base_channels {base_channels}, in_channels {in_channels}, "
                 f"out_channels {out_channels} and num_stages {num_stages} must all be at least 1"
             )
-        make_conv = partial(MoDE, num_tasks=num_tasks, experts=experts)
-        parts = Parts(make_conv, 3, activation, resample_activation, dropout)
-        network = UNet3D(parts, in_channels, out_channels, base_channels, num_stages)
+        make_conv = partial(MoDE, num_tasks=num_tasks, mixture=mixture)
+        encoder_parts, decoder_parts = (
+            Parts(
+                make_conv if gated in ("both", half) else PlainConv,
+                activation=activation,
+                resample_activation=resample_activation,
+                dropout=dropout,
+            )
+            for half in ("encoder", "decoder")
+        )
+        network = UNet3D(
+            encoder_parts, decoder_parts, in_channels, out_channels, base_channels, num_stages
+        )
         super().__init__(network, num_tasks)

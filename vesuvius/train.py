@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from core.config import to_dict
 from core.deploy import specialize
-from core.inference import stream
+from core.inference import choose_device, stream
 from core.losses import DiceBCELoss
 from core.metrics import ProbabilityHistogram
+from core.plan import plan, summary
 from core.terminal import note
 from core.tiling import TilePlan
 from core.training import FitResult, Validation, fit
@@ -104,6 +105,9 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     validator = Validator(volumes, pieces, windows, recipe.validation)
     torch.manual_seed(seed)
     model = build_network(recipe.network, recipe.window.num_layers, len(TASKS))
+    batch_size, patch = recipe.training.batch_size, recipe.sampling.patch_size
+    shape = (batch_size, 1, recipe.window.num_layers, patch, patch)
+    note(summary(plan(model, shape, [INK_TASK] * batch_size, choose_device("auto").type)))
     return fit(
         model,
         dataset,

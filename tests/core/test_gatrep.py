@@ -7,17 +7,20 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
+from core.choice import convolve
 from core.gatrep import (
     REPMODE_EXPERTS,
     Expert,
     TaskGroups,
-    convolve,
     convolve_gated,
     convolve_merged,
+    convolve_plain,
+    live_window,
     merge,
 )
-from core.mode import MoDE
+from core.mode import Mixture, MoDE
 
 PATHS = {"merged": convolve_merged, "gated": convolve_gated, "chosen": convolve}
 
@@ -61,7 +64,7 @@ def assert_equal_in_value_and_gradient(
     task_N = torch.tensor(tasks)
     groups = TaskGroups.of(tasks)
     expected = branches_in_words(block, x, task_N)
-    actual = PATHS[path](x, tuple(block.kernels), block.experts, block.gate(groups.tasks), groups)
+    actual = PATHS[path](x, tuple(block.kernels), block.experts, block.gate(x, groups)[0], groups)
     inputs = [x, *block.parameters()]
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
     for got, want in zip(gradients(actual, inputs), gradients(expected, inputs), strict=True):
@@ -101,22 +104,9 @@ def test_paths_equal_the_five_branches_on_a_gpu(path):
     block, groups = block.cuda(), TaskGroups.of([4, 1, 4], "cuda")
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         actual = PATHS[path](
-            x.cuda(), tuple(block.kernels), block.experts, block.gate(groups.tasks), groups
+            x.cuda(), tuple(block.kernels), block.experts, block.gate(x, groups)[0], groups
         )
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_choice_merges_large_maps_and_gates_small_ones(monkeypatch):
-    taken = []
-    for name, path in (("convolve_merged", convolve_merged), ("convolve_gated", convolve_gated)):
-        monkeypatch.setattr(
-            f"core.gatrep.{name}",
-            lambda *args, name=name, path=path: taken.append(name) or path(*args),
-        )
-    block = MoDE(1, 1, num_tasks=4)
-    for shape in ((4, 1, 16, 32, 32), (4, 1, 1, 2, 2)):
-        block(torch.randn(shape), TaskGroups.of([0, 1, 2, 3]))
-    assert taken == ["convolve_merged", "convolve_gated"]
 
 
 def test_merged_kernel_follows_the_equation_element_by_element():
@@ -155,38 +145,34 @@ def test_merging_leaves_the_experts_unchanged():
 )
 def test_other_sets_of_experts_merge_exactly(experts):
     torch.manual_seed(0)
-    block = MoDE(2, 3, num_tasks=3, experts=experts).double()
+    block = MoDE(2, 3, num_tasks=3, mixture=Mixture(experts)).double()
     x = torch.randn(3, 2, 4, 4, 4, dtype=torch.float64)
     groups = TaskGroups.of([2, 0, 2])
-    arguments = (x, tuple(block.kernels), block.experts, block.gate(groups.tasks), groups)
+    arguments = (x, tuple(block.kernels), block.experts, block.gate(x, groups)[0], groups)
     torch.testing.assert_close(
         convolve_merged(*arguments), convolve_gated(*arguments), rtol=1e-10, atol=1e-10
     )
 
 
-def test_autocast_merges_in_float32(monkeypatch):
-    merged = []
+@pytest.mark.parametrize("path", ["merged", "gated", "auto"])
+def test_autocast_convolves_in_its_precision_and_merges_in_the_parameters(path, monkeypatch):
+    convolved = []
     monkeypatch.setattr(
-        "core.gatrep.merge", lambda *args: merged.append(merge(*args)) or merged[-1]
+        "core.gatrep.convolve_plain",
+        lambda x, kernel: convolved.append(kernel) or convolve_plain(x, kernel),
     )
-    block = MoDE(2, 2, num_tasks=1)
-    groups = TaskGroups.of([0])
-    x = torch.randn(1, 2, 8, 32, 32)
+    torch.manual_seed(0)
+    block = MoDE(2, 2, num_tasks=2, mixture=Mixture(computation=path))
+    x, groups = torch.randn(3, 2, 4, 8, 8, dtype=torch.bfloat16), TaskGroups.of([0, 1, 1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = block(x, groups)
-    exact = merge(tuple(block.kernels), block.experts, block.gate(groups.tasks)[0])
     assert output.dtype == torch.bfloat16
-    assert merged[0].dtype == torch.float32
-    assert torch.equal(merged[0], exact)
-
-
-def test_both_paths_return_the_precision_of_autocast():
-    block = MoDE(2, 2, num_tasks=2)
-    groups = TaskGroups.of([0, 1])
-    arguments = (torch.randn(2, 2, 4, 4, 4), tuple(block.kernels), block.experts)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for path in (convolve_merged, convolve_gated):
-            assert path(*arguments, block.gate(groups.tasks), groups).dtype == torch.bfloat16
+    output.float().square().sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in block.parameters())
+    if path == "merged":
+        for task, kernel in enumerate(convolved):
+            exact = merge(tuple(block.kernels), block.experts, block.gate.of_task(task))
+            assert torch.equal(kernel, exact.bfloat16())
 
 
 @pytest.mark.parametrize("size", [0, 2, -3])
@@ -199,3 +185,92 @@ def test_repmode_experts_are_in_gate_order():
     assert [(e.kind, e.size) for e in REPMODE_EXPERTS] == [
         ("conv", 5), ("conv", 3), ("conv", 1), ("average", 3), ("average", 5),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lengths", "window"),
+    [((1, 1, 1), (1, 1, 1)), ((1, 2, 2), (1, 3, 3)), ((2, 3, 9), (3, 5, 5))],
+)
+def test_taps_that_only_meet_padding_are_left_out(lengths, window):
+    assert live_window(5, lengths) == window
+    block = MoDE(1, 1, num_tasks=1)
+    inside = torch.zeros(5, 5, 5, dtype=torch.bool)
+    inside[tuple(slice((5 - size) // 2, (5 + size) // 2) for size in window)] = True
+    for path in (convolve_merged, convolve_gated):
+        x, groups = torch.randn(1, 1, *lengths), TaskGroups.of([0])
+        out = path(x, tuple(block.kernels), block.experts, block.gate(x, groups)[0], groups)
+        block.zero_grad()
+        out.square().sum().backward()
+        gradient = block.kernels[0].grad[0, 0]
+        assert (gradient[~inside] == 0).all()
+        assert (gradient[inside] != 0).all()
+
+
+def test_merging_keeps_features_for_the_backward_pass_and_no_kernel():
+    block = MoDE(4, 4, num_tasks=3)
+    x, groups = torch.randn(3, 4, 8, 8, 8, requires_grad=True), TaskGroups.of([0, 1, 2])
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*block.parameters(), x]}
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.update({tensor.untyped_storage().data_ptr(): tensor}) or tensor,
+        lambda tensor: tensor,
+    ):
+        gates, _ = block.gate(x, groups)
+        convolve_merged(x, tuple(block.kernels), block.experts, gates, groups)
+    others = [tensor for pointer, tensor in kept.items() if pointer not in own]
+    assert max(tensor.numel() for tensor in others) <= gates.numel()
+
+
+@pytest.mark.parametrize("path", [convolve_merged, convolve_gated])
+def test_frozen_parts_get_no_gradient_and_the_others_the_same(path):
+    torch.manual_seed(0)
+    block = MoDE(2, 2, num_tasks=2).double()
+    x, groups = torch.randn(2, 2, 3, 3, 3, dtype=torch.float64), TaskGroups.of([0, 1])
+
+    def step() -> dict[str, torch.Tensor | None]:
+        block.zero_grad()
+        gates, _ = block.gate(x, groups)
+        path(x, tuple(block.kernels), block.experts, gates, groups).square().sum().backward()
+        return {name: parameter.grad for name, parameter in block.named_parameters()}
+
+    whole = step()
+    block.kernels[0].requires_grad_(False)
+    block.kernels[3].requires_grad_(False)
+    partial = step()
+    for name, gradient in partial.items():
+        if name in ("kernels.0", "kernels.3"):
+            assert gradient is None
+        else:
+            torch.testing.assert_close(gradient, whole[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", ["merged", "gated", "auto"])
+def test_checkpointing_changes_nothing(path):
+    block = MoDE(3, 2, num_tasks=3, mixture=Mixture(computation=path)).double()
+    x = torch.randn(3, 3, 2, 6, 4, dtype=torch.float64, requires_grad=True)
+    groups = TaskGroups.of([1, 2, 1])
+    inputs = [x, *block.parameters()]
+    plain = block(x, groups)
+    again = checkpoint(block, x, groups, use_reentrant=False)
+    assert torch.equal(plain, again)
+    for a, b in zip(gradients(plain, inputs), gradients(again, inputs), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("path", ["merged", "gated", "auto"])
+def test_channels_last_is_the_same_and_stays_channels_last(path):
+    torch.manual_seed(0)
+    block = MoDE(3, 4, num_tasks=3, mixture=Mixture(computation=path))
+    x = torch.randn(3, 3, 4, 8, 6)
+    last = x.to(memory_format=torch.channels_last_3d)
+    groups = TaskGroups.of([1, 2, 1])
+    expected, actual = block(x, groups), block(last, groups)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert actual.is_contiguous(memory_format=torch.channels_last_3d)
+    weights = torch.randn(expected.shape)
+    ours, theirs = (
+        torch.autograd.grad((out * weights).sum(), list(block.parameters()))
+        for out in (actual, expected)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

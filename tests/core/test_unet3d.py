@@ -40,11 +40,13 @@ def test_evaluation_outputs_equal_the_official_network(reference):
     np.testing.assert_allclose(mixed, by_sample, atol=1e-6)
 
 
+# Training is compared in double precision: in single, a ReLU whose input is 5e-6 from zero flips
+# between two equally exact ways to compute this small network, and moves gradients by 1 %.
 def test_training_loss_and_gradient_norms_equal_the_official_network(reference):
     path, arrays, _ = reference
-    model = load_official_checkpoint(path)[0].train()
-    prediction = model(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["train_task"]))
-    loss = (prediction - torch.from_numpy(arrays["y"])).square().mean()
+    model = load_official_checkpoint(path)[0].train().double()
+    x, y = (torch.from_numpy(arrays[name]).double() for name in "xy")
+    loss = (model(x, torch.from_numpy(arrays["train_task"])) - y).square().mean()
     loss.backward()
     assert loss.item() == pytest.approx(float(arrays["train_loss"]), rel=1e-6)
     ours = {name: p.grad.norm().item() for name, p in model.named_parameters()}
@@ -53,14 +55,14 @@ def test_training_loss_and_gradient_norms_equal_the_official_network(reference):
     expected = from_official_names(norms)
     assert ours.keys() == expected.keys()
     for name, norm in expected.items():
-        assert ours[name] == pytest.approx(float(norm), rel=1e-3, abs=1e-7), name
+        assert ours[name] == pytest.approx(float(norm), rel=1e-4, abs=1e-7), name
 
 
 def test_adam_trace_equals_the_official_network(reference):
     path, arrays, facts = reference
-    model = load_official_checkpoint(path)[0].train()
+    model = load_official_checkpoint(path)[0].train().double()
     optimizer = torch.optim.Adam(model.parameters(), lr=facts["adam_lr"])
-    x, y = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
+    x, y = (torch.from_numpy(arrays[name]).double() for name in "xy")
     losses = []
     for _ in facts["adam_losses"]:
         loss = (model(x, torch.from_numpy(arrays["train_task"])) - y).square().mean()

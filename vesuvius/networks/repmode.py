@@ -1,4 +1,4 @@
-"""RepMode for ink: a 3D encoder of task-gated experts, skips turned 2D, a 2D decoder."""
+"""RepMode for ink: a 3D encoder of task-gated experts, and a decoder in 2D or 3D."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from core.collapse import CollapsedUNet
+from core.collapse import CollapsedUNet, CollapseName, UNetThenCollapse
 from core.gatrep import REPMODE_EXPERTS
-from core.mode import MoDE
+from core.mode import Mixture, MoDE
 from core.unet3d import Parts, TaskConditioned
 
 ActivationName = Literal["relu", "mish", "funnel", "flexible"]
@@ -26,6 +26,9 @@ class NetworkConfig:
         largest_expert: Size of the largest experts: 5 for all five, 3 for those of 3 and 1, which
             need about a fifth of the multiplications.
         dropout: Probability of dropping an input element of a MoDE block in training, 0..1.
+        decoder: "2d": every skip and the bottleneck are turned 2D and decoded in 2D; "3d": decoded
+            in 3D, the output volume turned 2D at the end; about three times the multiplications.
+        collapse: How what is turned 2D loses its Z.
     """
 
     base_channels: int = 16
@@ -34,6 +37,8 @@ class NetworkConfig:
     resample_activation: ActivationName = "funnel"
     largest_expert: Literal[3, 5] = 5
     dropout: float = 0.0
+    decoder: Literal["2d", "3d"] = "2d"
+    collapse: CollapseName = "z-as-channels"
 
     def __post_init__(self) -> None:
         if self.base_channels < 1 or self.num_stages < 1:
@@ -54,13 +59,15 @@ def build_network(config: NetworkConfig, num_layers: int, num_tasks: int) -> Tas
         num_tasks: Number of tasks, at least 1.
     """
     experts = tuple(e for e in REPMODE_EXPERTS if e.size <= config.largest_expert)
-    make_conv = partial(MoDE, num_tasks=num_tasks, experts=experts)
+    make_conv = partial(MoDE, num_tasks=num_tasks, mixture=Mixture(experts))
     choices = (config.activation, config.resample_activation, config.dropout)
-    network = CollapsedUNet(
+    kind, num_axes = (CollapsedUNet, 2) if config.decoder == "2d" else (UNetThenCollapse, 3)
+    network = kind(
         Parts(make_conv, 3, *choices),
-        Parts(partial(make_conv, num_axes=2), 2, *choices),
+        Parts(partial(make_conv, num_axes=num_axes), num_axes, *choices),
         num_layers,
         config.base_channels,
         config.num_stages,
+        collapse=config.collapse,
     )
     return TaskConditioned(network, num_tasks)
