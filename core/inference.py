@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -25,8 +25,9 @@ import torch
 from core.files import atomic_path
 from core.tiling import Span, TilePlan
 
+Corner = tuple[int, ...]
 Read = Callable[[int, int], np.ndarray]
-Predict = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[[np.ndarray, Sequence[Corner]], np.ndarray]
 Write = Callable[[int, int, np.ndarray], object]
 
 
@@ -102,7 +103,9 @@ def stream(
         read: `read(start, stop)` returns these rows of the source, any dtype (..., rows, other
             tiled axes), in an array it does not reuse. No row is asked for twice in a run, nor one
             that only skipped tiles cover. Tiles that overhang are filled by repeating the edge.
-        predict: Maps a batch (N, ..., *tile) to float32 (N, C, *tile).
+        predict: Maps a batch (N, ..., *tile) and the corner of each tile, its first position in the
+            field, to float32 (N, C, *tile). The corner says which tile it is, whatever the batch
+            size; a prediction that draws random numbers derives them from it.
         write: `write(start, stop, values)` takes float32 (C, rows, other tiled axes). The ranges
             come in order and cover the field once; after a resume only the range that was not yet
             committed can come again, with equal values.
@@ -195,24 +198,24 @@ def _predict(
 ) -> np.ndarray:
     """Cut the tiles from the slab and return their checked prediction, float32 (N, C, *tile)."""
     inputs = []
-    for tile in tiles:
-        corner = zip(tile[1:], plan.tile[1:], strict=True)
-        columns = (slice(span.start, span.start + size) for span, size in corner)
+    corners = [tuple(span.start for span in tile) for tile in tiles]
+    for _, *others in corners:
+        starts = zip(others, plan.tile[1:], strict=True)
+        columns = (slice(start, start + size) for start, size in starts)
         box: tuple[Any, ...] = (..., slice(None), *columns)
         inputs.append(slab[box])
-    predicted = predict(np.stack(inputs))
+    predicted = predict(np.stack(inputs), corners)
     expected = (len(tiles), num_channels, *plan.tile)
     if predicted.shape != expected:
         raise ValueError(
             f"prediction has shape {predicted.shape}, expected {expected} as (tiles, channels, "
             "*tile); use a model with these outputs"
         )
-    for tile, values in zip(tiles, predicted, strict=True):
+    for corner, values in zip(corners, predicted, strict=True):
         if not np.isfinite(values).all():
             raise RuntimeError(
                 f"prediction holds NaN or infinity in the tile of size {plan.tile} at "
-                f"{tuple(span.start for span in tile)}; check the checkpoint and the input there, "
-                "or predict in float32"
+                f"{corner}; check the checkpoint and the input there, or predict in float32"
             )
     return predicted
 
@@ -227,23 +230,23 @@ def _add(sums: np.ndarray, tiles: list[tuple[Span, ...]], predicted: np.ndarray)
 
 
 def torch_predictor(
-    model: Callable[[torch.Tensor], torch.Tensor],
+    model: Callable[[torch.Tensor, Sequence[Corner]], torch.Tensor],
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> Predict:
     """Return a `predict` for `stream` that runs a torch model.
 
     Args:
-        model: Called with float32 (N, ..., *tile) on the device, the values as they were read;
-            returns (N, C, *tile). It is used as it stands: on this device, in eval mode or with
-            dropout. Normalisation and activation are part of it; under reduced precision take
-            the sigmoid of `logits.float()`.
+        model: Called with float32 (N, ..., *tile) on the device, the values as they were read, and
+            the corners of the tiles; returns (N, C, *tile). It is used as it stands: on this
+            device, in eval mode or with dropout. Normalisation and activation are part of it;
+            under reduced precision take the sigmoid of `logits.float()`.
         device: Where to compute.
         dtype: Precision of autocast; float32 switches it off.
     """
     device = torch.device(device)
 
-    def predict(batch: np.ndarray) -> np.ndarray:
+    def predict(batch: np.ndarray, corners: Sequence[Corner]) -> np.ndarray:
         x = torch.from_numpy(batch)
         if device.type == "cuda":
             x = x.pin_memory()
@@ -252,7 +255,8 @@ def torch_predictor(
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         try:
             with torch.inference_mode(), autocast, exact:
-                return model(x.to(device, non_blocking=True).float()).float().cpu().numpy()
+                x = x.to(device, non_blocking=True).float()
+                return model(x, corners).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             # a smaller batch on our own account would change the bits of a resumed run
             raise RuntimeError(

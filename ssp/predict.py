@@ -159,7 +159,7 @@ def predict_volume(
         stream(
             plan,
             lambda start, stop: volume[start:stop],
-            torch_predictor(lambda tiles_NZYX: plain(tiles_NZYX[:, None]), device),
+            torch_predictor(lambda tiles_NZYX, _: plain(tiles_NZYX[:, None]), device),
             write,
             batch_size=batch_size,
             advance=advance,

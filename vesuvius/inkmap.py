@@ -11,8 +11,9 @@ from torch import nn
 
 from core.checkpoint import WEIGHTS, load, load_weights
 from core.config import from_dict
-from core.inference import Predict, Read, torch_predictor
+from core.inference import Predict, Read
 from core.provenance import file_hash
+from core.uncertainty import Member, predictor
 from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
 from vesuvius.fragment import VolumeReader
@@ -125,7 +126,7 @@ class InkProbability(nn.Module):
 
 def ink_predictor(network: nn.Module, window: Window, device: torch.device | str) -> Predict:
     """Return the function from uint8 tiles (N, Z, Y, X) to ink probabilities (N, 1, Y, X)."""
-    return torch_predictor(InkProbability(network, window).to(device).eval(), device)
+    return predictor([Member(InkProbability(network, window))], device)
 
 
 def window_reader(volume: VolumeReader, window: Window, piece: Piece | None = None) -> Read:

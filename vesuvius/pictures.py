@@ -14,8 +14,8 @@ BAND_ROWS = 512
 FOUND, MISSED, INVENTED = (255, 255, 255), (70, 130, 255), (255, 90, 60)
 
 
-def shrink(map_YX: np.ndarray, max_side: int = 1200) -> np.ndarray:
-    """Return a map (Y, X) of 0..1 as a gray picture whose longer side is at most `max_side`.
+def shrink(map_YX: np.ndarray, max_side: int = 1200, white: float = 1.0) -> np.ndarray:
+    """Return a map (Y, X) of 0..`white` as a gray picture of at most `max_side` pixels a side.
 
     Pixels are averaged over square blocks, band by band, so a map on disk never fills the memory;
     the last blocks repeat the edge of the map.
@@ -29,7 +29,7 @@ def shrink(map_YX: np.ndarray, max_side: int = 1200) -> np.ndarray:
         band = np.pad(band, ((0, -len(band) % factor), (0, -width % factor)), mode="edge")
         blocks = band.reshape(len(band) // factor, factor, -1, factor)
         bands.append(blocks.mean(axis=(1, 3)))
-    return np.round(np.concatenate(bands) * 255).clip(0, 255).astype(np.uint8)
+    return np.round(np.concatenate(bands) * (255 / white)).clip(0, 255).astype(np.uint8)
 
 
 def overlay(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import tifffile
+import tyro
 
-from core.deploy import specialize
-from core.files import named_when_full, read_json, write_json
-from core.inference import Journal, choose_device, stream
+from core.inference import Journal, Write, choose_device, stream
 from core.provenance import collect
 from core.terminal import note, progress
 from core.tiling import TilePlan
+from core.uncertainty import predictor
+from core.unet3d import check_tasks
+from vesuvius.ensemble import Ensemble, EnsembleConfig, load_ensemble
 from vesuvius.fragment import Fragment, fingerprint, open_fragment
-from vesuvius.inkmap import (
-    INK_TASK,
-    InkModel,
-    Window,
-    ink_predictor,
-    load_model,
-    window_reader,
-)
-from vesuvius.pictures import shrink, write_png
+from vesuvius.inkmap import INK_TASK, InkModel, Window, window_reader
+from vesuvius.prediction_folder import PredictionFolder
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
+
+Advance = Callable[[int], object]
 
 
 def predict(
@@ -42,13 +37,17 @@ def predict(
     stride: int = 64,
     batch_size: int = 8,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    averaged: Annotated[EnsembleConfig, tyro.conf.arg(name="")] = EnsembleConfig(),  # noqa: B008 - frozen
 ) -> None:
     """Map the ink of a fragment with a trained model.
 
     Reads TIFF layers, a prepared volume or OME-Zarr, a band of rows at a time: beside one byte per
     pixel for the papyrus mask, memory does not grow with the fragment. The same command again
     continues where it was stopped, and does nothing once it is finished. Writes prob.tif (float32
-    (Y, X), 0..1, 0 outside the papyrus mask), preview.png and provenance.json.
+    (Y, X), 0..1, 0 outside the papyrus mask), preview.png and provenance.json. Where several
+    predictions are averaged, prob.tif is their mean and uncertainty.tif, in a picture
+    uncertainty.png, how far they disagree: standard deviation, predictive entropy and mutual
+    information in bits, float32 (3, Y, X). Later, more --mc-samples can be added.
 
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.
@@ -62,6 +61,7 @@ def predict(
         stride: Step between tiles, at most tile_size; half of it blends most smoothly.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
+        averaged: Which predictions are averaged.
 
     Raises:
         FileNotFoundError: If the run or the fragment does not exist.
@@ -69,57 +69,132 @@ def predict(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
-    model = load_model(run)
+    ensemble = load_ensemble(run, averaged)
     opened = open_fragment(fragment, mask, with_label=False)
-    _check_layers(opened, model, z_start)
-    settings = {
-        "checkpoint_sha256": model.sha256,
+    _check_layers(opened, ensemble.models[0], z_start)
+    recipe = ensemble.models[0].recipe
+    settings = ensemble.settings() | {
         "input_fingerprint": fingerprint(opened),
-        "z_start": model.recipe.window.z_start if z_start is None else z_start,
+        "z_start": recipe.window.z_start if z_start is None else z_start,
         "task": task,
         "tile_size": tile_size,
         "stride": stride,
         "batch_size": batch_size,
         "device": str(choose_device(device)),
     }
-    journal = Journal(out / ".journal", _identity(settings))
-    if _is_finished(out, settings):
-        note(f"{out} is already finished")
-    else:
-        _map_ink(model, opened, out, settings, journal)
-    journal.remove()
+    folder = PredictionFolder(out, settings, averaged.mc_samples, opened.papyrus_mask.shape)
+    _Job(ensemble, opened, settings).fill(folder)
 
 
-def _map_ink(
-    model: InkModel, fragment: Fragment, out: Path, settings: dict[str, Any], journal: Journal
-) -> None:
-    """Write a prediction, or the rest of one that was stopped."""
-    plain = specialize(model.network, settings["task"])
-    window = choose_window(fragment, model, settings["z_start"])
-    tile, stride = (settings["tile_size"],) * 2, (settings["stride"],) * 2
-    plan = TilePlan(fragment.papyrus_mask.shape, tile, stride)
-    note(
-        f"{fragment.name}: layers {window.z_start}..{window.z_stop - 1} of "
-        f"{fragment.volume.shape[0]}, on {settings['device']}"
-    )
-    prob = _PartialMap(out / ".prob.partial.tif", plan.shape)
-    prob.open(is_resumed=journal.load() is not None)
-    num_tiles = int(plan.wanted(fragment.papyrus_mask).sum())
-    with progress(fragment.name, num_tiles, "tiles") as advance:
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What is predicted by what."""
+
+    ensemble: Ensemble
+    fragment: Fragment
+    settings: dict[str, Any]
+
+    def fill(self, folder: PredictionFolder) -> None:
+        """Write what is missing of the prediction, which may be nothing."""
+        if folder.is_finished():
+            note(f"{folder.path} is already finished")
+        elif self.ensemble.num_members == 1:
+            self.map_one(folder)
+        else:
+            self.map_all(folder)
+        folder.clear()
+
+    def map_one(self, folder: PredictionFolder) -> None:
+        """Write the map of the only member, or the rest of one that was stopped."""
+        self._introduce()
+        prob = folder.begin()
+        with progress(self.fragment.name, self._num_tiles, "tiles") as advance:
+            self._stream(0, 1, folder.journal, prob.write, advance)
+        folder.finish(prob, self._provenance())
+
+    def map_all(self, folder: PredictionFolder) -> None:
+        """Write mean and spread of all members, or what is missing of them."""
+        self._introduce()
+        moments, num_members = folder.moments, self.ensemble.num_members
+        missing = moments.missing(num_members)
+        with progress(self.fragment.name, missing * self._num_tiles, "tiles") as advance:
+            while moments.missing(num_members):
+                some = moments.begin(num_members)
+                share = partial(_advance_each, advance, some.stop - some.start)
+                self._stream(some.start, some.stop, some.journal, some.write, share)
+                moments.commit()
+        folder.finish_moments(self._provenance())
+
+    @cached_property
+    def _window(self) -> Window:
+        return choose_window(self.fragment, self.ensemble.models[0], self.settings["z_start"])
+
+    @cached_property
+    def _plan(self) -> TilePlan:
+        tile, stride = (self.settings["tile_size"],) * 2, (self.settings["stride"],) * 2
+        return TilePlan(self.fragment.papyrus_mask.shape, tile, stride)
+
+    @cached_property
+    def _num_tiles(self) -> int:
+        return int(self._plan.wanted(self.fragment.papyrus_mask).sum())
+
+    def _introduce(self) -> None:
+        """Refuse what does not fit before anything is written, and say what is about to be done."""
+        for model in self.ensemble.models:
+            check_tasks([self.settings["task"]], model.network.num_tasks)
+        number = self.ensemble.num_members
+        note(
+            f"{self.fragment.name}: layers {self._window.z_start}..{self._window.z_stop - 1} of "
+            f"{self.fragment.volume.shape[0]}, on {self.settings['device']}"
+            + (f", mean of {number} predictions" if number > 1 else "")
+        )
+        _ = self._plan
+
+    def _stream(
+        self,
+        start: int,
+        stop: int,
+        journal: Journal,
+        write: Write,
+        advance: Callable[[int], object],
+    ) -> None:
+        """Predict the fragment with the members start..stop, a channel for each."""
+        members = self.ensemble.members(start, stop, self.settings["task"], self._window)
         stream(
-            plan,
-            window_reader(fragment.volume, window),
-            ink_predictor(plain, window, settings["device"]),
-            prob.write,
-            batch_size=settings["batch_size"],
-            mask=fragment.papyrus_mask,
+            self._plan,
+            window_reader(self.fragment.volume, self._window),
+            predictor(members, self.settings["device"]),
+            write,
+            batch_size=self.settings["batch_size"],
+            num_channels=stop - start,
+            mask=self.fragment.papyrus_mask,
             journal=journal,
             advance=advance,
         )
-    write_png(out / "preview.png", shrink(tifffile.memmap(prob.path, mode="r")))
-    facts = _facts(fragment, model, window, settings)
-    write_json(out / "provenance.json", collect(settings["device"], **facts))
-    prob.path.replace(out / "prob.tif")
+
+    def _provenance(self) -> dict[str, Any]:
+        """Return what the prediction says about itself."""
+        fragment, ensemble = self.fragment, self.ensemble
+        return collect(
+            self.settings["device"],
+            name=fragment.name,
+            input=str(fragment.path.resolve()),
+            layout=fragment.layout,
+            shape=list(fragment.papyrus_mask.shape),
+            threshold=ensemble.threshold,
+            window=asdict(self._window),
+            intensity=ensemble.models[0].recipe.window.intensity,
+            layer_order="as stored",
+            tta=ensemble.describe_views(),
+            mc_samples=ensemble.config.mc_samples,
+            num_predictions=ensemble.num_members,
+            settings=self.settings,
+        )
+
+
+def _advance_each(advance: Advance, num_members: int, num_tiles: int) -> None:
+    """Report tiles that each of some members has predicted."""
+    advance(num_members * num_tiles)
 
 
 def choose_window(fragment: Fragment, model: InkModel, z_start: int | None) -> Window:
@@ -149,86 +224,3 @@ def _check_layers(fragment: Fragment, model: InkModel, z_start: int | None) -> N
             f"{fragment.path} has {found} layers but the model was trained on {model.num_layers}; "
             "restore missing or remove extra layers, or name the first layer with --z-start"
         )
-
-
-def _is_finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Tell whether `out` holds this very prediction.
-
-    Raises:
-        ValueError: If it holds another one.
-    """
-    if not (out / "prob.tif").exists():
-        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        if names and not names & {".journal", ".prob.partial.tif"}:
-            raise ValueError(f"{out} holds other files and no prediction; choose another --out")
-        return False
-    stored = read_json(out / "provenance.json").get("settings")
-    if stored != settings:
-        changed = [key for key in settings if (stored or {}).get(key) != settings[key]]
-        raise ValueError(
-            f"{out} holds a prediction with other {', '.join(changed)}; "
-            "delete it or choose another --out"
-        )
-    return True
-
-
-def _identity(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _facts(
-    fragment: Fragment, model: InkModel, window: Window, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what a prediction says about itself."""
-    return {
-        "name": fragment.name,
-        "input": str(fragment.path.resolve()),
-        "layout": fragment.layout,
-        "shape": list(fragment.papyrus_mask.shape),
-        "threshold": model.threshold,
-        "window": asdict(window),
-        "intensity": model.recipe.window.intensity,
-        "layer_order": "as stored",
-        "tta": "none",
-        "mc_samples": 1,
-        "settings": settings,
-    }
-
-
-class _PartialMap:
-    """The unfinished probability map: an uncompressed TIFF filled band by band.
-
-    Written through a file, not through memory: a full disk is then an error, not a crash.
-
-    Args:
-        path: The file.
-        shape: (Y, X).
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path = path
-        self._shape = shape
-        self._offset = 0
-
-    def open(self, is_resumed: bool) -> None:
-        """Make the file, or find it again.
-
-        Raises:
-            ValueError: If a journal tells of rows and there is no file that could hold them.
-        """
-        if not is_resumed:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(self.path, shape=self._shape, dtype=np.float32)
-        elif not self.path.exists():
-            raise ValueError(
-                f"{self.path} is gone but {self.path.parent} tells of a half-done prediction; "
-                "delete that folder to start again"
-            )
-        with tifffile.TiffFile(self.path) as file:
-            self._offset = file.pages.first.dataoffsets[0]
-
-    def write(self, start: int, stop: int, values: np.ndarray) -> None:
-        """Write the rows start..stop, float32 (1, rows, X)."""
-        with named_when_full(self.path), self.path.open("r+b") as file:
-            file.seek(self._offset + start * self._shape[1] * values.itemsize)
-            file.write(np.ascontiguousarray(values[0], dtype="<f4").data)

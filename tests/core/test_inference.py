@@ -56,11 +56,11 @@ class Job:
         return self.output
 
 
-def identity(batch: np.ndarray) -> np.ndarray:
+def identity(batch: np.ndarray, corners: object) -> np.ndarray:
     return batch[:, None].astype(np.float32)
 
 
-def place_dependent(batch: np.ndarray) -> np.ndarray:
+def place_dependent(batch: np.ndarray, corners: object) -> np.ndarray:
     """Two channels that differ from tile to tile at one position, so that weights matter."""
     ramp = np.arange(batch[0].size, dtype=np.float32).reshape(batch.shape[1:]) / batch[0].size
     return np.stack([batch + ramp, batch * ramp - 1], 1).astype(np.float32)
@@ -88,7 +88,7 @@ def plain(plan: TilePlan, source: np.ndarray, predict, num_channels: int) -> np.
     for number, corner in enumerate(corners):
         box = tuple(slice(c, c + t) for c, t in zip(corner, plan.tile, strict=True))
         weights = bell if plan.weights == "gaussian" else nearest[0][box] == number
-        sums[(slice(None), *box)] += predict(source[box][None])[0] * weights
+        sums[(slice(None), *box)] += predict(source[box][None], [corner])[0] * weights
         total[box] += weights
     return (sums / total)[(slice(None), *(slice(n) for n in plan.shape))]
 
@@ -137,7 +137,7 @@ def test_tiles_with_enough_halo_equal_one_big_tile_bit_for_bit():
     convolution = torch.nn.Conv2d(1, 1, 3, padding=1).requires_grad_(False)
     convolution.weight.copy_(torch.arange(-4, 5).view(1, 1, 3, 3))  # integers sum up exactly
     convolution.bias.zero_()
-    predict = torch_predictor(lambda x: convolution(convolution(x[:, None])), "cpu")
+    predict = torch_predictor(lambda x, _: convolution(convolution(x[:, None])), "cpu")
     source = np.random.default_rng(0).integers(0, 256, (37, 30), np.uint8)
     whole = Job(TilePlan((37, 30), (37, 30), (37, 30), "crop"), source).run(predict)
     # two 3 x 3 layers see 2 positions around; tiles of 8 every 4 leave a halo of at least 2
@@ -148,16 +148,16 @@ def test_tiles_with_enough_halo_equal_one_big_tile_bit_for_bit():
 def test_leading_axes_travel_with_every_tile():
     layers = noise((3, *INK.shape))
     plan = with_weights(INK, "crop")
-    output = Job(plan, layers, 3).run(lambda batch: batch)
+    output = Job(plan, layers, 3).run(lambda batch, _: batch)
     np.testing.assert_array_equal(output, layers)
 
 
 def test_a_field_smaller_than_a_tile_is_filled_with_its_edge():
     seen = []
 
-    def predict(batch):
+    def predict(batch, corners):
         seen.append(batch)
-        return identity(batch)
+        return identity(batch, corners)
 
     source = noise((2, 3))
     Job(TilePlan((2, 3), (4, 5), (2, 2)), source).run(predict)
@@ -179,12 +179,27 @@ def test_the_batch_size_changes_no_bit():
     np.testing.assert_array_equal(outputs[0], outputs[2])
 
 
+def test_each_tile_is_predicted_with_its_corner_in_the_field():
+    source = np.arange(np.prod(CELLS.shape), dtype=np.float32).reshape(CELLS.shape)
+    seen = []
+
+    def predict(batch, corners):
+        assert len(batch) == len(corners)
+        seen.extend(corners)
+        assert [tile.flat[0] for tile in batch] == [source[corner] for corner in corners]
+        return identity(batch, corners)
+
+    Job(CELLS, source).run(predict)
+    grid = itertools.product(*([span.start for span in spans] for spans in CELLS.spans))
+    assert seen == list(grid)
+
+
 def test_batches_hold_at_most_batch_size_tiles_of_one_row():
     sizes = []
 
-    def predict(batch):
+    def predict(batch, corners):
         sizes.append(len(batch))
-        return identity(batch)
+        return identity(batch, corners)
 
     plan = TilePlan((8, 20), (4, 4), (4, 4))
     Job(plan, noise(plan.shape)).run(predict, batch_size=3)
@@ -218,7 +233,7 @@ def test_rows_under_skipped_tiles_are_not_read():
 
 def test_an_empty_mask_predicts_nothing_and_writes_zeros():
     job = Job(INK, noise(INK.shape), 2)
-    output = job.run(lambda batch: pytest.fail("predicted"), mask=np.zeros(INK.shape, bool))
+    output = job.run(lambda batch, _: pytest.fail("predicted"), mask=np.zeros(INK.shape, bool))
     assert not output.any()
 
 
@@ -229,7 +244,7 @@ def peak_memory(length: int) -> int:
     stream(
         plan,
         lambda start, stop: np.zeros((4, stop - start, 2000), np.uint8),
-        lambda batch: batch[:, :1].astype(np.float32),
+        lambda batch, _: batch[:, :1].astype(np.float32),
         lambda start, stop, values: None,
         batch_size=4,
     )
@@ -276,12 +291,12 @@ def test_a_run_killed_at_any_row_resumes_to_the_same_bits(tmp_path, place, row):
     wanted = INK.wanted(mask)
     before, through = int(wanted[:row].sum()), int(wanted[: row + 1].sum())
 
-    def predict(batch):
+    def predict(batch, corners):
         # the last tile of the row: part of the row has gone into the accumulator by then
         if place == "predict" and not resumed and sum(predicted.values()) + len(batch) == through:
             raise Killed
         predicted.update(tile.tobytes() for tile in batch)
-        return place_dependent(batch)
+        return place_dependent(batch, corners)
 
     def write(start, stop, values):
         job.write(start, stop, values)
@@ -353,8 +368,8 @@ def test_a_prediction_that_is_not_finite_stops_before_its_row_is_written(kind, v
     plan = TilePlan((20, 20), (8, 8), (4, 4), kind)
     job = Job(plan, np.arange(400, dtype=np.float32).reshape(plan.shape))
 
-    def predict(batch):
-        values = identity(batch)
+    def predict(batch, corners):
+        values = identity(batch, corners)
         for tile, inputs in zip(values, batch, strict=True):
             if inputs[0, 0] == 4 * 20 + 8:
                 tile[0, *((0, 0) if corner else (4, 4))] = value

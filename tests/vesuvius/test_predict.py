@@ -13,6 +13,7 @@ import torch
 import zarr
 
 from core.checkpoint import TRAINING_STATE, WEIGHTS, load, save
+from core.uncertainty import predictor
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import load_model
 from vesuvius.predict import choose_window, predict
@@ -85,20 +86,18 @@ def test_stopped_prediction_continues_to_the_same_bits(
 
     predicted = []
 
-    def interrupted(network, window, device):
-        from vesuvius.inkmap import ink_predictor
+    def interrupted(members, device):
+        inner = predictor(members, device)
 
-        inner = ink_predictor(network, window, device)
-
-        def predict_batch(batch):
+        def predict_batch(batch, corners):
             predicted.append(len(batch))
             if len(predicted) == 3:
                 raise Killed
-            return inner(batch)
+            return inner(batch, corners)
 
         return predict_batch
 
-    monkeypatch.setattr("vesuvius.predict.ink_predictor", interrupted)
+    monkeypatch.setattr("vesuvius.predict.predictor", interrupted)
     out = tmp_path / "a"
     with pytest.raises(Killed):
         predict(run, fragments["a"], out=out, **OPTIONS)
@@ -113,7 +112,7 @@ def test_stopped_prediction_continues_to_the_same_bits(
 def test_finished_prediction_is_not_repeated_and_another_is_refused(
     run, fragments, prediction, monkeypatch, capsys
 ):
-    monkeypatch.setattr("vesuvius.predict._map_ink", lambda *_: pytest.fail("repeated"))
+    monkeypatch.setattr("vesuvius.predict._Job.map_one", lambda *_: pytest.fail("repeated"))
     predict(run, fragments["a"], out=prediction, **OPTIONS)
     assert "already finished" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds a prediction with other stride"):
@@ -142,7 +141,7 @@ def test_half_done_prediction_of_another_model_is_noticed(run, fragments, tmp_pa
     def fail(*_):
         raise RuntimeError("stopped")
 
-    monkeypatch.setattr("vesuvius.predict.write_png", fail)
+    monkeypatch.setattr("vesuvius.prediction_folder.write_png", fail)
     with pytest.raises(RuntimeError, match="stopped"):
         predict(run, fragments["a"], out=tmp_path / "a", **OPTIONS)
     with pytest.raises(ValueError, match=r"belongs to a prediction with another model"):

@@ -1,0 +1,191 @@
+"""Which predictions are averaged: Monte Carlo samples, views, further runs, and all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from core.deploy import specialize
+from core.stochastic import draw_sample
+from core.uncertainty import Member, View, plane_views
+from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
+
+DEFAULT_DROPOUT = 0.2
+DEFAULT_GATE_NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Which predictions are averaged; by default there is one.
+
+    Args:
+        mc_samples: Monte Carlo samples, networks with dropout before each MoDE block and noise on
+            its gates in evaluation; 1 for the network as it was trained. More can be added later.
+        mc_dropout: Probability of dropping an input element of a block; by default that of the
+            recipe, or 0.2 if it has none.
+        gate_noise: Standard deviation of the noise on the logits of the gates, by default 0.1.
+        seed: Of dropout and noise, by default 0.
+        tta: Average the 8 flips and quarter turns of each tile.
+        tta_reversed: Average each of them with its layers reversed too.
+        ensemble: Further runs or checkpoints, which see the same window.
+    """
+
+    mc_samples: int = 1
+    mc_dropout: float | None = None
+    gate_noise: float | None = None
+    seed: int | None = None
+    tta: bool = False
+    tta_reversed: bool = False
+    ensemble: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mc_samples < 1:
+            raise ValueError(f"mc_samples {self.mc_samples} is below 1; 1 is the plain prediction")
+        if not 0 <= (self.mc_dropout or 0) < 1:
+            raise ValueError(f"mc_dropout {self.mc_dropout} is outside 0..1; give one below 1")
+        if not 0 <= (self.gate_noise or 0) < float("inf"):
+            raise ValueError(
+                f"gate_noise {self.gate_noise} is no standard deviation; give 0 or more"
+            )
+        if self.tta_reversed and not self.tta:
+            raise ValueError("tta_reversed adds to the views of tta; give both")
+        unused = [name for name in _OF_SAMPLES if getattr(self, name) is not None]
+        if self.mc_samples == 1 and unused:
+            raise ValueError(
+                f"{', '.join(unused)} means nothing for 1 sample; set mc_samples above 1"
+            )
+        if self.mc_samples > 1 and self.mc_dropout == 0 and self.gate_noise == 0:
+            raise ValueError(
+                f"mc_dropout 0 and gate_noise 0 make {self.mc_samples} samples alike; raise one "
+                "of them or leave mc_samples at 1"
+            )
+
+
+_OF_SAMPLES = ("mc_dropout", "gate_noise", "seed")
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Trained models and the ways they are asked.
+
+    Its members are counted sample by sample, so that more samples are more members at the end;
+    within a sample model by model, and for each model view by view.
+
+    Attributes:
+        config: The choices.
+        models: The models, that of the run first.
+    """
+
+    config: EnsembleConfig
+    models: tuple[InkModel, ...]
+
+    @cached_property
+    def views(self) -> list[View]:
+        """How each network looks at a tile."""
+        return plane_views(self.config.tta_reversed) if self.config.tta else [View()]
+
+    @property
+    def num_members(self) -> int:
+        """How many predictions are averaged."""
+        return self.config.mc_samples * len(self.models) * len(self.views)
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a pixel is ink: the mean of the models' own."""
+        return sum(model.threshold for model in self.models) / len(self.models)
+
+    def members(self, start: int, stop: int, task: int, window: Window) -> list[Member]:
+        """Return the members start..stop for a task: uint8 tiles (N, Z, Y, X) to (N, 1, Y, X).
+
+        Raises:
+            ValueError: If a model does not know the task.
+        """
+        networks: dict[int, nn.Module] = {}
+        members = []
+        for index in range(start, stop):
+            number, view = divmod(index, len(self.views))
+            if number not in networks:
+                networks[number] = InkProbability(self._network(number, task), window)
+            members.append(Member(networks[number], self.views[view]))
+        return members
+
+    def _network(self, number: int, task: int) -> nn.Module:
+        """Return the plain network of a task: for 2 models, numbers 0 1 2 3 ask models 0 1 0 1.
+
+        With noise each number is a sample of its own.
+        """
+        network = self.models[number % len(self.models)].network
+        noise = self.noise()
+        if noise:
+            network = draw_sample(
+                network, noise["seed"], number, noise["mc_dropout"], noise["gate_noise"]
+            )
+        return specialize(network, task)
+
+    def noise(self) -> dict[str, Any]:
+        """Return what the samples are drawn with, with all defaults filled in; {} for none."""
+        if self.config.mc_samples == 1:
+            return {}
+        trained_with = self.models[0].recipe.network.dropout
+        defaults = {
+            "mc_dropout": trained_with or DEFAULT_DROPOUT,
+            "gate_noise": DEFAULT_GATE_NOISE,
+            "seed": 0,
+        }
+        chosen = {name: getattr(self.config, name) for name in _OF_SAMPLES}
+        return defaults | {name: value for name, value in chosen.items() if value is not None}
+
+    def describe_views(self) -> str:
+        """Return the views in words."""
+        if not self.config.tta:
+            return "none"
+        order = ", layers as stored and reversed" if self.config.tta_reversed else ""
+        return f"{len(self.views)} views: flips and quarter turns of the plane{order}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that the predictions depend on but how many samples there are."""
+        settings: dict[str, Any] = {"checkpoint_sha256": self.models[0].sha256}
+        if len(self.models) > 1:
+            settings["ensemble_sha256"] = [model.sha256 for model in self.models[1:]]
+        if self.config.tta:
+            settings["tta_views"] = len(self.views)
+        return settings | self.noise()
+
+
+def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
+    """Return the model of a run together with those of `config`.
+
+    Raises:
+        FileNotFoundError: If a run does not exist or has no checkpoint yet.
+        ValueError: If a checkpoint cannot be used, is given twice or sees another window.
+    """
+    paths = (run, *config.ensemble)
+    models = tuple(map(load_model, paths))
+    first = _seen_by(models[0])
+    for number, (path, model) in enumerate(zip(paths, models, strict=True)):
+        if model.sha256 in [other.sha256 for other in models[:number]]:
+            raise ValueError(f"{path} is part of the ensemble already; leave it out")
+        seen = _seen_by(model)
+        differences = [f"{name} {seen[name]} and not {first[name]}" for name in seen
+                       if seen[name] != first[name]]  # fmt: skip
+        if differences:
+            raise ValueError(
+                f"{path} sees {', '.join(differences)} as {run} does; the runs of an ensemble "
+                "must see the same window: leave it out or predict it on its own"
+            )
+    return Ensemble(config, models)
+
+
+def _seen_by(model: InkModel) -> dict[str, Any]:
+    """Return what a model sees of a fragment."""
+    window = model.recipe.window
+    return {
+        "num_layers": window.num_layers,
+        "z_start": window.z_start,
+        "intensity": window.intensity,
+        "volumes of layers": model.num_layers,
+    }

@@ -1,0 +1,145 @@
+"""The moments of many predictions on disk, grown by a few members at a time.
+
+`moments.tif` holds for each pixel what `core.uncertainty.ProbabilityMoments` does, in float64, and
+the number of members it is of. A pass over the fragment adds a few members to it: it reads the old
+file and writes a new one beside it, row by row, which takes its name once it is whole. Every pixel
+meets the members one after the other whatever the passes are, so 300 samples added to 60 end with
+the bits of 360 at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.inference import Journal
+from core.uncertainty import Moments, ProbabilityMoments
+from vesuvius.maps import MapFile
+
+MEMBERS_PER_PASS = 8  # each takes one channel of the rows in memory; the input is read once a pass
+
+
+class MomentMaps:
+    """The moments that a prediction folder has so far, and those of the pass under way.
+
+    Args:
+        folder: The prediction folder.
+        identity: All that the members depend on but their number.
+        shape: (Y, X).
+    """
+
+    def __init__(self, folder: Path, identity: str, shape: tuple[int, ...]) -> None:
+        self.path = folder / "moments.tif"
+        self._partial = folder / ".moments.partial.tif"
+        self._whole = folder / ".moments.whole.tif"
+        self._journal_path = folder / ".journal"
+        self._identity = identity
+        self._shape = shape
+
+    def count(self) -> int:
+        """Return of how many members the moments are, once a commit that was killed is finished.
+
+        Raises:
+            ValueError: If they are of other members.
+        """
+        self._settle()
+        if not self.path.exists():
+            return 0
+        metadata = MapFile(self.path).metadata
+        if metadata.get("identity") != self._identity:
+            raise ValueError(
+                f"{self.path} belongs to a prediction with another model, input or setting; "
+                "delete its folder or choose another --out"
+            )
+        return int(metadata["num_members"])
+
+    def missing(self, total: int) -> int:
+        """Return how many members there are still to add to make `total`.
+
+        Raises:
+            ValueError: If there are more already.
+        """
+        count = self.count()
+        if count > total:
+            raise ValueError(
+                f"{self.path} holds {count} predictions and none can be taken out to leave "
+                f"{total}; ask for more --mc-samples or choose another --out"
+            )
+        return total - count
+
+    def begin(self, total: int) -> Pass:
+        """Return the next pass towards `total` members: the one that was stopped, or a new one.
+
+        Raises:
+            ValueError: If another prediction is under way in the folder.
+        """
+        start = self.count()
+        stop = min(start + MEMBERS_PER_PASS, total)
+        if self._partial.exists() and self._journal_path.exists():
+            begun = int(MapFile(self._partial).metadata["num_members"])
+            stop = begun if start < begun <= total else stop
+        journal = Journal(self._journal_path, f"{self._identity} {start}-{stop}")
+        grown = MapFile.create_or_resume(
+            self._partial,
+            journal,
+            (3, *self._shape),
+            np.float64,
+            axes="CYX",
+            identity=self._identity,
+            num_members=stop,
+        )
+        return Pass(start, stop, journal, MapFile(self.path) if start else None, grown)
+
+    def commit(self) -> None:
+        """Take over the pass under way, which is whole."""
+        self._partial.replace(self._whole)
+        self._settle()
+
+    def read(self, start: int, stop: int) -> ProbabilityMoments:
+        """Return the moments of the rows start..stop; there must be some."""
+        return _unpacked(MapFile(self.path).read(start, stop), self.count())
+
+    def _settle(self) -> None:
+        """Finish a commit; killed at any place, this can be repeated."""
+        if self._whole.exists():
+            self._journal_path.unlink(missing_ok=True)
+            self._whole.replace(self.path)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the fragment.
+
+    Attributes:
+        start: First member.
+        stop: One past the last member.
+        journal: Which rows are done.
+        held: Moments of the members before `start`; None before the first.
+        grown: Moments of those before `stop`, under way.
+    """
+
+    start: int
+    stop: int
+    journal: Journal
+    held: MapFile | None
+    grown: MapFile
+
+    def write(self, start: int, stop: int, prob_MYX: np.ndarray) -> None:
+        """Add the rows start..stop of each member's map (M, rows, X) to those held."""
+        if self.held is None:
+            moments = ProbabilityMoments.empty(prob_MYX.shape[1:])
+        else:
+            moments = _unpacked(self.held.read(start, stop), self.start)
+        for prob in prob_MYX:
+            moments.add(prob)
+        of_prob = moments.moments
+        packed = np.stack([of_prob.mean, of_prob.squares, moments.mean_entropy])
+        self.grown.write(start, stop, packed)
+
+
+def _unpacked(packed: np.ndarray, count: int) -> ProbabilityMoments:
+    """Return moments of their three stored maps (3, rows, X)."""
+    mean, squares, mean_entropy = packed
+    return ProbabilityMoments(Moments(count, mean, squares), mean_entropy)

@@ -1,0 +1,152 @@
+"""What a prediction folder holds: whether it is finished, what is under way, what is published."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from core.files import atomic_path, read_json, write_json
+from core.inference import Journal
+from vesuvius.maps import MapFile
+from vesuvius.moments import MomentMaps
+from vesuvius.pictures import shrink, side_by_side, write_png
+
+BAND_ROWS = 256
+UNCERTAINTIES = ("standard deviation", "predictive entropy", "mutual information")
+UNFINISHED = {".journal", ".prob.partial.tif", ".moments.partial.tif", ".moments.whole.tif"}
+
+
+class PredictionFolder:
+    """A prediction folder, finished or not.
+
+    Args:
+        path: The folder, which need not exist.
+        settings: All that the prediction depends on but the number of samples.
+        mc_samples: The number of samples wanted.
+        shape: (Y, X).
+
+    Attributes:
+        journal: Where a prediction of one member stands.
+        moments: The moments of several members.
+    """
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], mc_samples: int, shape: tuple[int, ...]
+    ) -> None:
+        self.path = path
+        self._settings = settings
+        self._mc_samples = mc_samples
+        self._shape = shape
+        identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.journal = Journal(path / ".journal", identity)
+        self.moments = MomentMaps(path, identity, shape)
+
+    def is_finished(self) -> bool:
+        """Tell whether the folder holds this very prediction.
+
+        Raises:
+            ValueError: If it holds another one, or one that the samples wanted cannot be added to.
+        """
+        provenance = self.path / "provenance.json"
+        if not (self.path / "prob.tif").exists() or not provenance.exists():
+            names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+            if names and not names & {*UNFINISHED, "moments.tif"}:
+                raise ValueError(
+                    f"{self.path} holds other files and no prediction; choose another --out"
+                )
+            self.moments.count()  # refuses those of another prediction
+            return False
+        stored = read_json(provenance)
+        self._check_settings(stored.get("settings", {}))
+        return self._holds_samples(stored["mc_samples"])
+
+    def begin(self) -> MapFile:
+        """Return the unfinished map of one member, new or found again.
+
+        Raises:
+            ValueError: If another prediction is under way in the folder, or the map is gone.
+        """
+        return MapFile.create_or_resume(self._partial("prob"), self.journal, self._shape)
+
+    def finish(self, prob: MapFile, provenance: dict[str, Any]) -> None:
+        """Publish the map of one member; what makes the folder finished comes last."""
+        write_png(self.path / "preview.png", shrink(tifffile.memmap(prob.path, mode="r")))
+        write_json(self.path / "provenance.json", provenance)
+        prob.path.replace(self.path / "prob.tif")
+
+    def finish_moments(self, provenance: dict[str, Any]) -> None:
+        """Publish mean and spread of several members; what makes the folder finished comes last.
+
+        Everything follows from `moments.tif`, so this may be killed and repeated.
+        """
+        prob = MapFile.create(self._partial("prob"), self._shape)
+        path, names = self._partial("uncertainty"), {"name": UNCERTAINTIES}
+        spread = MapFile.create(path, (3, *self._shape), axes="CYX", channel=names)
+        for start in range(0, self._shape[0], BAND_ROWS):
+            stop = min(start + BAND_ROWS, self._shape[0])
+            held = self.moments.read(start, stop)
+            prob.write(start, stop, held.moments.mean[None])
+            shown = held.moments.std(), held.predictive_entropy(), held.mutual_information()
+            spread.write(start, stop, np.stack(shown))
+        white = self._draw(prob, spread)
+        spread.path.replace(self.path / "uncertainty.tif")
+        prob.path.replace(self.path / "prob.tif")
+        write_json(self.path / "provenance.json", provenance | {"uncertainty_white": white})
+
+    def clear(self) -> None:
+        """Remove what a finished prediction does not need, which a killed one may have left."""
+        for name in UNFINISHED:
+            (self.path / name).unlink(missing_ok=True)
+
+    def _draw(self, prob: MapFile, spread: MapFile) -> dict[str, float]:
+        """Write the pictures and return which value is white in that of each uncertainty."""
+        preview = shrink(tifffile.memmap(prob.path, mode="r"))
+        pages = tifffile.memmap(spread.path, mode="r")
+        most = [float(page.max()) for page in pages]
+        pictures = [shrink(page, white=top or 1) for page, top in zip(pages, most, strict=True)]
+        for name, picture in (
+            ("preview.png", preview),
+            ("uncertainty.png", side_by_side(preview, *pictures)),
+        ):
+            with atomic_path(self.path / name) as partial:
+                write_png(partial, picture)
+        return dict(zip(UNCERTAINTIES, most, strict=True))
+
+    def _partial(self, name: str) -> Path:
+        return self.path / f".{name}.partial.tif"
+
+    def _check_settings(self, stored: dict[str, Any]) -> None:
+        """Refuse a prediction with other settings."""
+        if ("mc_dropout" in stored) != ("mc_dropout" in self._settings):
+            found = "Monte Carlo samples" if "mc_dropout" in stored else "a plain prediction"
+            raise ValueError(
+                f"{self.path} holds {found}, and plain predictions and samples are not averaged; "
+                "delete it or choose another --out"
+            )
+        names = [*self._settings, *stored]
+        changed = [name for name in dict.fromkeys(names)
+                   if stored.get(name) != self._settings.get(name)]  # fmt: skip
+        if changed:
+            raise ValueError(
+                f"{self.path} holds a prediction with other {', '.join(changed)}; "
+                "delete it or choose another --out"
+            )
+
+    def _holds_samples(self, stored: int) -> bool:
+        """Tell whether the samples stored are those wanted, or refuse if they cannot become so."""
+        if self._mc_samples < stored:
+            raise ValueError(
+                f"{self.path} holds {stored} samples and none can be taken out for mc_samples "
+                f"{self._mc_samples}; ask for at least {stored} or choose another --out"
+            )
+        if self._mc_samples > stored and not self.moments.count():
+            raise ValueError(
+                f"{self.moments.path} is gone, so nothing can be added to the {stored} samples; "
+                "choose another --out"
+            )
+        return self._mc_samples == stored
