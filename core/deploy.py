@@ -1,17 +1,22 @@
-"""From a task-gated network to the plain network it is for one task."""
+"""From a task-gated network to the plain network it is for one task, and to smaller kernels."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import register_parametrization
 
 from core.mode import MoDE
 from core.unet3d import TaskConditioned, check_tasks
 
 _TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TINY = torch.finfo(torch.float32).tiny
+_CONVS = (nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -47,3 +52,69 @@ def specialize(model: TaskConditioned, task: int) -> nn.Module:
             module.conv = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, _TRANSPOSED))
             module.norm = nn.Identity()
     return plain
+
+
+@dataclass(frozen=True)
+class RoundingError:
+    """How far rounded kernels move an output.
+
+    Attributes:
+        absolute: Largest absolute difference of an element.
+        relative: The same, as part of the largest absolute output.
+    """
+
+    absolute: float
+    relative: float
+
+    def __str__(self) -> str:
+        return f"{self.absolute:.2g} ({self.relative:.2g} of the largest output)"
+
+
+def reduce_precision(
+    plain: nn.Module, dtype: torch.dtype, *example: Tensor
+) -> tuple[nn.Module, RoundingError]:
+    """Return a network that stores its convolution kernels in `dtype`, and what that changes.
+
+    Arithmetic stays in the precision of `plain`: each kernel is widened when it is used. So the
+    result runs wherever `plain` does (onnxruntime has no bfloat16 convolution, and on CPUs those in
+    float16 are tens of times slower), its error is that of the kernels alone, and it is the same on
+    every device. Biases and normalisations, a few values per channel, are not rounded.
+
+    Args:
+        plain: A plain network in evaluation mode; it is left as it is.
+        dtype: ``torch.bfloat16`` or ``torch.float16``.
+        *example: Inputs of the network to measure the error with.
+
+    Raises:
+        ValueError: If a kernel does not fit into `dtype`, or the outputs are not finite.
+    """
+    reduced = copy.deepcopy(plain)
+    convs = {name: m for name, m in reduced.named_modules() if isinstance(m, _CONVS)}
+    for name, conv in convs.items():
+        kernel = conv.weight.detach()
+        stored = kernel.to(dtype)
+        if not stored.isfinite().all():
+            raise ValueError(
+                f"the kernel {name} reaches {kernel.abs().max():.3g} and {dtype} only "
+                f"{torch.finfo(dtype).max:.3g}; take bfloat16 or float32"
+            )
+        conv.weight = nn.Parameter(stored, requires_grad=False)
+        register_parametrization(conv, "weight", _Widened(kernel.dtype), unsafe=True)
+    with torch.no_grad():
+        expected = plain(*example)
+        absolute, largest = (reduced(*example) - expected).abs().max(), expected.abs().max()
+    if not absolute.isfinite():
+        raise ValueError("the output for the example is not finite; check the network's weights")
+    return reduced, RoundingError(float(absolute), float(absolute / largest.clamp_min(_TINY)))
+
+
+class _Widened(nn.Module):
+    """What a convolution sees of a kernel that is stored in a smaller type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, stored: Tensor) -> Tensor:
+        """Return the kernel in the type of arithmetic."""
+        return stored.to(self.dtype)

@@ -1,4 +1,4 @@
-"""Reads checkpoints written by the official RepMode code, without running what they pickle.
+"""Reads and writes checkpoints of the official RepMode code, without running what they pickle.
 
 An official `.p` file is a PyTorch archive of a dictionary: `nn_state` (the state dict), `opts` (a
 pickled ``argparse.Namespace``), optimiser state and counters. It is read by PyTorch's restricted
@@ -12,14 +12,16 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.unet3d import RepModeUNet
+from core.files import atomic_path
+from core.mode import MoDE
+from core.unet3d import RepModeUNet, TaskConditioned
 
 # What PyTorch's unpickler raises on garbage: it checks little before it uses what it reads.
 _UNREADABLE = (
@@ -35,6 +37,8 @@ _UNREADABLE = (
     ValueError,
 )
 _NUM_STAGES = 4
+_LEARNING_RATE = 1e-4  # these two are the official defaults
+_BATCH_SIZE = 8
 _MIXTURE = {
     "expert_conv5x5_conv": "kernels.0",
     "expert_conv3x3_conv": "kernels.1",
@@ -44,7 +48,7 @@ _MIXTURE = {
     "gate.weight": "gate.linear.weight",
     "gate.bias": "gate.linear.bias",
 }
-_POOLS = ("expert_avg3x3_pool", "expert_avg5x5_pool")  # constants, which we do not store
+_POOLS = {"expert_avg3x3_pool": 3, "expert_avg5x5_pool": 5}  # constants, which we do not store
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _BLOCK = {theirs: f"conv.{ours}" for theirs, ours in _MIXTURE.items()} | {
     f"subsequent_layer.0.{name}": f"norm.{name}" for name in _NORM
@@ -118,6 +122,50 @@ def load_official_checkpoint(path: str | Path) -> tuple[RepModeUNet, list[str]]:
     return model.eval(), list(tasks)
 
 
+def save_official_checkpoint(
+    model: TaskConditioned, task_names: Sequence[str], path: str | Path
+) -> None:
+    """Write a network as an official RepMode checkpoint.
+
+    The official code loads it as one of its own, about to begin training: its `Model` at width 32,
+    its `Net` at any other. It sorts the names of the tasks, so the gates are stored in that order;
+    `load_official_checkpoint` gives back the same weights, tasks in alphabetical order.
+
+    Args:
+        model: A `RepModeUNet` with no other choice than its width, its tasks and its dropout.
+        task_names: A name for each task, safe as a file name, in gate order.
+        path: The `.p` file; an existing one is replaced.
+
+    Raises:
+        ValueError: If the official network cannot be this one, or the names do not fit.
+    """
+    difference = _difference_from_official(model)
+    if difference:
+        raise ValueError(
+            f"this network cannot be written as an official checkpoint: {difference}; only "
+            "RepModeUNet(num_tasks, base_channels) with its other defaults can"
+        )
+    names = list(task_names)
+    if not _are_file_names(names) or len(names) != model.num_tasks:
+        raise ValueError(
+            f"task names {_one_line(repr(names))} do not fit {model.num_tasks} tasks; give one "
+            "name for each, no two the same, of letters, digits, '_', '-' and '.'"
+        )
+    content = {
+        "nn_module": "RepMode",
+        "opts": argparse.Namespace(
+            adopted_datasets=sorted(names), gpu_ids=-1, nn_module="RepMode", lr=_LEARNING_RATE,
+            batch_size=_BATCH_SIZE, batch_size_eval=_BATCH_SIZE,
+        ),
+        "nn_state": _official_state(model, sorted(range(len(names)), key=names.__getitem__)),
+        "optimizer_state": torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE).state_dict(),
+        "count_iter": 0,
+        "count_epoch": 0,
+    }  # fmt: skip
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)
+
+
 def from_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return an official state dict, or a part of it, under this project's parameter names.
 
@@ -126,7 +174,9 @@ def from_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: If it holds a name that the official network does not have.
     """
-    weights = {name: value for name, value in state.items() if not str(name).endswith(_POOLS)}
+    weights = {
+        name: value for name, value in state.items() if not str(name).endswith(tuple(_POOLS))
+    }
     unknown = [str(name) for name in weights if name not in _OUR_NAMES]
     if unknown:
         raise ValueError(f"unknown {_some(unknown)}; an official network of four stages is needed")
@@ -156,6 +206,46 @@ def _build(state: Mapping[str, Any]) -> RepModeUNet:
     model = RepModeUNet(gate.shape[1], *kernel.shape[:2])
     model.load_state_dict(weights)
     return model
+
+
+def _official_state(model: TaskConditioned, tasks: Sequence[int]) -> dict[str, Tensor]:
+    """Return the state dict of a network under official names, its tasks in another order."""
+    weights = model.state_dict()
+    state: dict[str, Tensor] = {}
+    for name, our_name in _OUR_NAMES.items():
+        weight = weights[our_name].detach().cpu()
+        state[name] = weight[:, list(tasks)] if name.endswith("gate.weight") else weight
+        layer, _, part = name.rpartition(".")
+        pool = part.removesuffix("_conv") + "_pool"
+        if pool in _POOLS:
+            size = _POOLS[pool]
+            state[f"{layer}.{pool}"] = torch.full((size, size, size), 1 / size**3)
+    return state
+
+
+def _difference_from_official(model: TaskConditioned) -> str | None:
+    """Return what makes a network another one than the official of its width, None if nothing."""
+    found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    first = found.get(_OUR_NAMES[_FIRST_KERNEL], ())
+    if len(first) != 5:
+        return f"it has no {_OUR_NAMES[_FIRST_KERNEL]} for volumes"
+    with torch.device("meta"):
+        official = RepModeUNet(model.num_tasks, first[0])
+    expected = {name: tuple(weight.shape) for name, weight in official.state_dict().items()}
+    for name in [*sorted(found.keys() ^ expected.keys()), *expected]:
+        if found.get(name) != expected.get(name):
+            shapes = (found.get(name, "missing"), expected.get(name, "missing"))
+            return f"{name} is {shapes[0]}, officially {shapes[1]}"
+    for name, theirs in official.named_modules():
+        ours = model.get_submodule(name)
+        if name and type(ours) is not type(theirs):
+            return f"{name} is a {type(ours).__name__}, officially a {type(theirs).__name__}"
+        if isinstance(ours, MoDE) and isinstance(theirs, MoDE):
+            if ours.experts != theirs.experts or ours.gate.config != theirs.gate.config:
+                return f"{name} mixes {ours.experts} by {ours.gate.config}"
+            if ours.computation == "sparse":
+                return f"{name} hears its best expert alone"
+    return None
 
 
 def _are_file_names(names: Any) -> bool:

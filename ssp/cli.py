@@ -15,6 +15,9 @@ COMMANDS = {
         "predict fluorescence from a transmitted-light stack with an official RepMode checkpoint",
         "ssp.predict:predict",
     ),
+    "export": Command(
+        "write one task as an ONNX file or torch archive that runs alone", "ssp.export:export"
+    ),
 }
 
 

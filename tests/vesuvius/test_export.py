@@ -1,0 +1,138 @@
+"""Exported ink models give what `vesuvius predict` gives, with nothing of this project."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import tifffile
+import torch
+
+from core.checkpoint import WEIGHTS, load, save
+from core.deploy import specialize
+from vesuvius.cli import main
+from vesuvius.export import InkTiles, export, signature_of
+from vesuvius.fragment import open_fragment
+from vesuvius.inkmap import InkProbability, Window, load_model
+from vesuvius.predict import predict
+
+
+@pytest.fixture(scope="module")
+def model(run, tmp_path_factory):
+    """The checkpoint of the tiny run with a louder head: two epochs leave it near 0.5."""
+    tensors, meta = load(run / "checkpoints" / "best.safetensors", WEIGHTS)
+    louder = {name: w * 5000 if "head.kernels" in name else w for name, w in tensors.items()}
+    path = tmp_path_factory.mktemp("checkpoints") / "louder.safetensors"
+    save(path, WEIGHTS, louder, meta)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prediction(model, fragments, tmp_path_factory):
+    """A prediction of fragment a in one tile."""
+    out = tmp_path_factory.mktemp("predictions") / "a"
+    predict(model, fragments["a"], out=out, tile_size=144, stride=144, device="cpu")
+    return out
+
+
+def inputs_of(prediction, fragment) -> dict[str, np.ndarray]:
+    """Return what an exported model takes for the one tile of a prediction, as that tells."""
+    window = json.loads((prediction / "provenance.json").read_text())["window"]
+    volume = open_fragment(fragment).volume
+    voxels = volume.read(window["z_start"], window["z_stop"], 0, volume.shape[1])
+    below = 144 - volume.shape[1]
+    return {
+        "tiles": np.pad(voxels, ((0, 0), (0, below), (0, 0)), mode="edge")[None],
+        "offset": np.array(window["offset"], np.float32),
+        "scale": np.array(window["scale"], np.float32),
+    }
+
+
+def run_onnx(path, inputs):
+    return onnxruntime.InferenceSession(path).run(None, inputs)[0]
+
+
+def run_torch(path, inputs):
+    tensors = (torch.from_numpy(np.asarray(values)) for values in inputs.values())
+    return torch.export.load(path).module()(*tensors).detach().numpy()
+
+
+@pytest.mark.parametrize(("suffix", "run_file"), [(".onnx", run_onnx), (".pt2", run_torch)])
+def test_an_exported_model_predicts_what_predict_does(
+    suffix, run_file, model, prediction, fragments, tmp_path
+):
+    export(model, out=tmp_path / f"model{suffix}")
+    prob = run_file(tmp_path / f"model{suffix}", inputs_of(prediction, fragments["a"]))
+    inside = open_fragment(fragments["a"]).papyrus_mask
+    expected = tifffile.imread(prediction / "prob.tif")
+    found = prob[0, 0, : len(expected)]
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-5)
+    assert np.ptp(expected[inside]) > 0.1
+
+
+def test_the_normalisation_is_that_of_prediction(run):
+    plain = specialize(load_model(run).network, 0)
+    tiles, offset, scale = signature_of(load_model(run).recipe).sample(2, (2, 3))
+    assert tiles.dtype == torch.uint8
+    expected = InkProbability(plain, Window(0, 8, float(offset), float(scale)))
+    with torch.no_grad():
+        found = InkTiles(plain)(tiles, offset, scale)
+        torch.testing.assert_close(found, expected(tiles.float()), rtol=0, atol=1e-6)
+
+
+def test_the_file_tells_what_it_needs_and_where_it_comes_from(run, tmp_path):
+    export(run, out=tmp_path / "model.pt2", precision="bf16")
+    extra_files = {"repmode.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra_files)
+    record, model = json.loads(extra_files["repmode.json"]), load_model(run)
+    assert record["inputs"][0] == {
+        "name": "tiles", "dtype": "uint8", "axes": ["N", 8, "Y", "X"], "checked_range": [0, 255],
+    }  # fmt: skip
+    assert record["output"]["axes"] == ["N", 1, "Y", "X"]
+    assert record["free_axes"]["Y"] == {"multiple_of": 4, "at_least": 8}
+    assert record["threshold"] == model.threshold
+    assert record["checkpoint_sha256"] == model.sha256
+    assert record["intensity"] == "zscore"
+    assert record["num_layers"] == 8
+    assert record["precision"] == "bf16"
+    assert 0 < record["rounding_error"]["absolute"] < 0.05
+    assert {"project_version", "git_commit", "torch"} <= record.keys()
+
+
+def test_the_command_says_what_it_wrote(run, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "model.pt2"
+    monkeypatch.setattr("sys.argv", ["vesuvius", "export", str(run), "--out", str(out)])
+    assert main() == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{out}: ")
+    assert "MiB; loaded back, it differs by" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--out", "model.pt"], "model.pt has the suffix '.pt'; allowed are .onnx and .pt2"),
+        (["--out", "model.pt2", "--task", "3"], "task 3 is out of range"),
+        (["--out", "model.pt2", "--task", "ink"], "ink"),
+        (["--out", "model.pt2", "--precision", "int8"], "int8"),
+        (["--out", "old.pt2"], "old.pt2 exists; delete it or choose another --out"),
+        (["--out", "old.pt2/model.pt2"], "old.pt2"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, says, run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "old.pt2").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["vesuvius", "export", str(run), *arguments])
+    assert main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vesuvius: error: ")
+    assert says in line
+    assert [path.name for path in tmp_path.iterdir()] == ["old.pt2"]
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        export(tmp_path / "none", out=tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
