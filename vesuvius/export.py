@@ -19,6 +19,11 @@ from core.signature import Input, Signature
 from vesuvius.inkmap import INK_TASK, InkModel, load_model
 from vesuvius.recipes import InkRecipe
 
+# Least and largest offset and scale to check with: those of fragments, thin windows and thick.
+NORMALISATION = {
+    "raw": ((0, 0), (1 / 255, 1 / 255)),
+    "zscore": ((96, 160), (0.01, 0.1)),
+}
 INTENSITY = {
     "raw": "offset 0, scale 1/255",
     "zscore": "offset is the mean and scale is 1 / standard deviation of the fragment's values, "
@@ -81,11 +86,12 @@ def export(
 def signature_of(recipe: InkRecipe) -> Signature:
     """Return what the exported model of a recipe takes and returns."""
     multiple = 2**recipe.network.num_stages
+    offset, scale = NORMALISATION[recipe.window.intensity]
     return Signature(
         inputs=(
             Input("tiles", torch.uint8, ("N", recipe.window.num_layers, "Y", "X"), 0, 255),
-            Input("offset", torch.float32, (), 96, 160),
-            Input("scale", torch.float32, (), 0.01, 0.03),
+            Input("offset", torch.float32, (), *offset),
+            Input("scale", torch.float32, (), *scale),
         ),
         output="prob",
         output_axes=("N", 1, "Y", "X"),

@@ -39,7 +39,7 @@ class MapFile:
                 self.metadata: dict[str, Any] = (file.shaped_metadata or ({},))[0]
                 self._dtype = file.series[0].dtype.newbyteorder(file.byteorder)
                 self._offset = file.pages.first.dataoffsets[0]
-        except tifffile.TiffFileError as error:
+        except (tifffile.TiffFileError, LookupError) as error:  # without pages, or one without tags
             raise ValueError(_damaged(path, str(error))) from error
 
     @classmethod

@@ -73,12 +73,18 @@ class MomentMaps:
         """Return the next pass towards `total` members: the one that was stopped, or a new one.
 
         Raises:
-            ValueError: If another prediction is under way in the folder.
+            ValueError: If another prediction is under way in the folder, or a pass to more members.
         """
         start = self.count()
         stop = min(start + MEMBERS_PER_PASS, total)
         if self._partial.exists() and self._journal_path.exists():
-            begun = int(MapFile(self._partial).metadata["num_members"])
+            metadata = MapFile(self._partial).metadata
+            begun = int(metadata["num_members"])
+            if begun > total and metadata["identity"] == self._identity:
+                raise ValueError(
+                    f"{self.path} is on its way to {begun} predictions, not {total}; ask for more "
+                    f"--mc-samples, or delete {self._journal_path} to give up those under way"
+                )
             stop = begun if start < begun <= total else stop
         journal = Journal(self._journal_path, f"{self._identity} {start}-{stop}")
         grown = MapFile.create_or_resume(

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from core.files import atomic_path
+
 BAND_ROWS = 512
 FOUND, MISSED, INVENTED = (255, 255, 255), (70, 130, 255), (255, 90, 60)
 
@@ -57,12 +59,13 @@ def side_by_side(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write a picture as PNG.
+    """Write a picture as PNG, whole or not at all.
 
     Raises:
         OSError: If it cannot be written.
     """
-    path.write_bytes(png_bytes(picture))
+    with atomic_path(path) as partial:
+        partial.write_bytes(png_bytes(picture))
 
 
 def png_bytes(picture: np.ndarray) -> bytes:

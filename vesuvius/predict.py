@@ -58,7 +58,8 @@ def predict(
             on the sheet.
         task: Index of the task to predict; 0 is ink.
         tile_size: Rows and columns of a tile.
-        stride: Step between tiles, at most tile_size; half of it blends most smoothly.
+        stride: Step between tiles, at most tile_size; half of it blends most smoothly. Samples want
+            a multiple of 16, or tiles that overlap drop different elements of deep layers.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
         averaged: Which predictions are averaged.

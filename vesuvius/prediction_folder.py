@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from core.files import atomic_path, read_json, write_json
+from core.files import read_json, write_json
 from core.inference import Journal
 from vesuvius.maps import MapFile
 from vesuvius.moments import MomentMaps
@@ -18,7 +18,10 @@ from vesuvius.pictures import shrink, side_by_side, write_png
 
 BAND_ROWS = 256
 UNCERTAINTIES = ("standard deviation", "predictive entropy", "mutual information")
-UNFINISHED = {".journal", ".prob.partial.tif", ".moments.partial.tif", ".moments.whole.tif"}
+UNFINISHED = {
+    ".journal", ".prob.partial.tif", ".uncertainty.partial.tif", ".moments.partial.tif",
+    ".moments.whole.tif",
+}  # fmt: skip
 
 
 class PredictionFolder:
@@ -82,7 +85,8 @@ class PredictionFolder:
     def finish_moments(self, provenance: dict[str, Any]) -> None:
         """Publish mean and spread of several members; what makes the folder finished comes last.
 
-        Everything follows from `moments.tif`, so this may be killed and repeated.
+        Everything follows from `moments.tif`, so this may be killed and repeated; the record of
+        fewer members goes first, lest it stand beside some files of theirs and some of all.
         """
         prob = MapFile.create(self._partial("prob"), self._shape)
         path, names = self._partial("uncertainty"), {"name": UNCERTAINTIES}
@@ -93,6 +97,7 @@ class PredictionFolder:
             prob.write(start, stop, held.moments.mean[None])
             shown = held.moments.std(), held.predictive_entropy(), held.mutual_information()
             spread.write(start, stop, np.stack(shown))
+        (self.path / "provenance.json").unlink(missing_ok=True)
         white = self._draw(prob, spread)
         spread.path.replace(self.path / "uncertainty.tif")
         prob.path.replace(self.path / "prob.tif")
@@ -100,8 +105,8 @@ class PredictionFolder:
 
     def clear(self) -> None:
         """Remove what a finished prediction does not need, which a killed one may have left."""
-        for name in UNFINISHED:
-            (self.path / name).unlink(missing_ok=True)
+        for name in UNFINISHED & {path.name for path in self.path.iterdir()}:
+            (self.path / name).unlink()
 
     def _draw(self, prob: MapFile, spread: MapFile) -> dict[str, float]:
         """Write the pictures and return which value is white in that of each uncertainty."""
@@ -109,12 +114,8 @@ class PredictionFolder:
         pages = tifffile.memmap(spread.path, mode="r")
         most = [float(page.max()) for page in pages]
         pictures = [shrink(page, white=top or 1) for page, top in zip(pages, most, strict=True)]
-        for name, picture in (
-            ("preview.png", preview),
-            ("uncertainty.png", side_by_side(preview, *pictures)),
-        ):
-            with atomic_path(self.path / name) as partial:
-                write_png(partial, picture)
+        write_png(self.path / "preview.png", preview)
+        write_png(self.path / "uncertainty.png", side_by_side(preview, *pictures))
         return dict(zip(UNCERTAINTIES, most, strict=True))
 
     def _partial(self, name: str) -> Path:

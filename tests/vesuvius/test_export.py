@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -80,6 +81,18 @@ def test_the_normalisation_is_that_of_prediction(run):
     with torch.no_grad():
         found = InkTiles(plain)(tiles, offset, scale)
         torch.testing.assert_close(found, expected(tiles.float()), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "offset", "scale"), [("raw", 0, 1 / 255), ("zscore", 121.7, 0.08)]
+)
+def test_it_is_checked_with_the_normalisation_of_its_recipe(run, intensity, offset, scale):
+    """The z-score is that of a simulated fragment over a window of 8 layers."""
+    recipe = load_model(run).recipe
+    recipe = replace(recipe, window=replace(recipe.window, intensity=intensity))
+    _, *scalars = signature_of(recipe).inputs
+    for one, value in zip(scalars, (offset, scale), strict=True):
+        assert one.low <= value <= one.high, one.name
 
 
 def test_the_file_tells_what_it_needs_and_where_it_comes_from(run, tmp_path):

@@ -46,9 +46,11 @@ def test_an_unfinished_map_is_found_again_and_missed_when_gone(tmp_path):
 
 def test_damaged_files_are_named(tmp_path):
     path = tmp_path / "moments.tif"
-    path.write_text("no TIFF at all")
-    with pytest.raises(ValueError, match=r"moments\.tif is damaged \(.*\); delete its folder"):
-        MapFile(path)
+    no_pages, empty_page = b"II*\0\x08\0\0\0", b"II*\0\x08\0\0\0" + bytes(6)
+    for content in (b"no TIFF at all", no_pages, empty_page):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"moments\.tif is damaged \(.*\); delete its folder"):
+            MapFile(path)
     file = MapFile.create(path, (3, 40, 50), np.float64)
     path.write_bytes(path.read_bytes()[:20000])  # of 48000
     with pytest.raises(ValueError, match=r"moments\.tif is damaged \(cut off\)"):

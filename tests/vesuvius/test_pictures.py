@@ -15,6 +15,7 @@ from vesuvius.pictures import (
     png_bytes,
     shrink,
     side_by_side,
+    write_png,
 )
 
 
@@ -53,6 +54,23 @@ def test_png_keeps_grey_and_colour():
     colour[0, 0] = INVENTED
     read = cv2.imdecode(np.frombuffer(png_bytes(colour), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(read[:, :, ::-1], colour)
+
+
+def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "picture.png"
+    write_png(path, np.zeros((3, 4), np.uint8))
+    before = path.read_bytes()
+
+    def half(target, content):
+        with target.open("wb") as file:
+            file.write(content[:10])
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", half)
+    with pytest.raises(OSError, match="disk full"):
+        write_png(path, np.ones((3, 4), np.uint8))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
 
 
 def test_pictures_stand_beside_each_other_with_a_gap():
