@@ -9,6 +9,18 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
+def check_literal(name: str, value: object, allowed: Any) -> None:
+    """Refuse a value that is not one of a ``Literal``.
+
+    Raises:
+        ValueError: Naming what it is, what was given and what is allowed.
+    """
+    if value not in get_args(allowed):
+        raise ValueError(
+            f"{name} is {value!r}; allowed is {', '.join(map(repr, get_args(allowed)))}"
+        )
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config as nested dictionaries of JSON values; tuples become lists."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
