@@ -43,7 +43,8 @@ def draw_sample(
 
     It shares the parameters and buffers of `model`, which is left as it is. Before each call,
     `place` must tell it which tiles it is given. `core.deploy.specialize` makes of it the plain
-    network of one task, with the same gates and masks and much faster.
+    network of one task, with the same gates and masks and much faster. The head gets noise on its
+    gate but no dropout, which belongs to a block, and there is none around the head.
 
     Args:
         model: A network of MoDE blocks.
@@ -76,7 +77,8 @@ def place(network: nn.Module, corners: Sequence[Corner], tile: Sequence[int]) ->
     Args:
         network: A sample, or what `specialize` made of it; any other network has nothing to know.
         corners: First position of each tile in the field, along its last axes, the tiled ones.
-        tile: Size of a tile along the same axes.
+        tile: Size of a tile along the same axes; it must be above half of what the network pads it
+            to, as how often deep features were halved is told from their size.
     """
     for module in network.modules():
         if isinstance(module, SeededDropout):

@@ -16,7 +16,7 @@ from core.export import Precision, check_target
 from core.export import export as export_network
 from core.provenance import collect
 from core.signature import Input, Signature
-from vesuvius.inkmap import INK_TASK, InkModel, load_model
+from vesuvius.inkmap import INK_TASK, InkModel, ink_probability, load_model
 from vesuvius.recipes import InkRecipe
 
 # Least and largest offset and scale to check with: those of fragments, thin windows and thick.
@@ -44,8 +44,7 @@ class InkTiles(nn.Module):
 
     def forward(self, tiles_NZYX: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
         """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255."""
-        x = (tiles_NZYX[:, None].float() - offset) * scale
-        return torch.sigmoid(self.network(x).float())
+        return ink_probability(self.network, tiles_NZYX, offset, scale)
 
 
 def export(

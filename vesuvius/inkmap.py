@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.checkpoint import WEIGHTS, load, load_weights
 from core.config import from_dict
@@ -105,6 +105,21 @@ def load_model(run: Path) -> InkModel:
     return InkModel(network, recipe, description["num_layers"], threshold, file_hash(path))
 
 
+def ink_probability(
+    network: nn.Module, tiles_NZYX: Tensor, offset: Tensor | float, scale: Tensor | float
+) -> Tensor:
+    """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255.
+
+    Args:
+        network: Normalised volumes (N, 1, Z, Y, X) to logits (N, 1, Y, X).
+        tiles_NZYX: The voxels of the window's layers.
+        offset: Subtracted from every value.
+        scale: Multiplied after that.
+    """
+    x = (tiles_NZYX[:, None].float() - offset) * scale
+    return torch.sigmoid(network(x).float())
+
+
 class InkProbability(nn.Module):
     """A plain ink network with its normalisation before and its sigmoid after it.
 
@@ -118,10 +133,9 @@ class InkProbability(nn.Module):
         self.network = network
         self.window = window
 
-    def forward(self, tiles_NZYX: torch.Tensor) -> torch.Tensor:
+    def forward(self, tiles_NZYX: Tensor) -> Tensor:
         """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255."""
-        x = (tiles_NZYX[:, None] - self.window.offset) * self.window.scale
-        return torch.sigmoid(self.network(x).float())
+        return ink_probability(self.network, tiles_NZYX, self.window.offset, self.window.scale)
 
 
 def ink_predictor(network: nn.Module, window: Window, device: torch.device | str) -> Predict:

@@ -123,10 +123,10 @@ def test_masks_lie_in_the_field_whatever_the_tiles_and_their_batch():
 
 
 @pytest.mark.parametrize(
-    ("tile", "length", "halvings"), [(16, 16, 0), (16, 4, 2), (20, 6, 2), (9, 8, 1)]
+    ("tile", "length", "halvings"), [(16, 16, 0), (16, 4, 2), (20, 6, 2), (9, 8, 1), (5, 1, 3)]
 )
 def test_masks_of_deep_layers_lie_in_the_halved_field(tile, length, halvings):
-    """Three halvings pad 20 and 9 to lengths 24, 12, 6, 3 and 16, 8, 4, 2."""
+    """Three halvings pad 20, 9 and 5 to lengths 24, 12, 6, 3, to 16, 8, 4, 2 and 8, 4, 2, 1."""
     dropout = SeededDropout(0.5, (7, 0, "layer"))
     field = masked(dropout, (2, 40, 40), [(0, 0)], (40, 40))[0]
     for corner in (0, 8, 16):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -23,6 +25,20 @@ def test_bands_written_in_any_order_are_read_back(tmp_path, shape, dtype):
     again = MapFile(file.path)
     assert again.metadata["num_members"] == 3
     np.testing.assert_array_equal(again.read(1, 6), maps[:, 1:6])
+
+
+def test_rows_are_on_the_disk_when_writing_them_ends(tmp_path, monkeypatch):
+    """Else a power cut could leave the journal ahead of the rows."""
+    file = MapFile.create(tmp_path / "maps.tif", (2, 4, 5))
+    synced, inner = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(file.path.read_bytes())
+        inner(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file.write(1, 2, np.ones((2, 1, 5)))
+    assert synced == [file.path.read_bytes()]
 
 
 def test_rows_not_yet_written_are_zero(tmp_path):
