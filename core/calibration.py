@@ -121,6 +121,10 @@ class LogitHistogram:
         total.sums = self.sums + other.sums
         return total
 
+    def has_both(self) -> bool:
+        """Tell whether there are positive and negative pixels, as a temperature needs."""
+        return bool(self.counts.any(axis=1).all())
+
     def temperature(self) -> float:
         """Return the temperature with the least cross-entropy, within `TEMPERATURES`.
 
@@ -132,7 +136,7 @@ class LogitHistogram:
 
         Reference: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
         """
-        if not self.counts.any(axis=1).all():
+        if not self.has_both():
             raise ValueError(
                 "a temperature needs positive and negative pixels and one kind is missing; give "
                 "maps whose label has both"
@@ -186,13 +190,17 @@ class RiskCoverage:
         coverage, risk = self.curve()
         return float(np.sum(risk * np.diff(coverage, prepend=0.0)))
 
+    def error_rate(self) -> float:
+        """Return the share of wrong pixels among all; 0 if there are none."""
+        counts = self._histogram.counts.sum(axis=1)
+        return float(counts[1] / max(counts.sum(), 1))
+
     def least_area(self) -> float:
         """Return the area of an uncertainty that puts every wrong pixel last.
 
         With r the share of wrong pixels it is r + (1 - r) log(1 - r).
         """
-        counts = self._histogram.counts.sum(axis=1)
-        right = float(counts[0] / max(counts.sum(), 1))
+        right = 1 - self.error_rate()
         return 1 - right + right * float(np.log(right)) if right else 1.0
 
     def finds_errors(self) -> float:

@@ -40,18 +40,19 @@ def threshold_of(rule: Rule, number: float, histogram: ProbabilityHistogram) -> 
         rule: Which rule.
         number: What it was told: a probability in 0..1, or a percentile in 0..100.
         histogram: The map's; its labels are not looked at.
-
-    Raises:
-        ValueError: If the number is outside its range.
     """
+    if rule == "value":
+        return number
+    return float(THRESHOLDS[_bin_at(np.array([number]), histogram)[0]])
+
+
+def check_number(rule: Rule, number: float) -> None:
+    """Raise ValueError if a rule cannot be told this number by a user."""
     top = 1 if rule == "value" else 100
     if not 0 < number < top:
         raise ValueError(
             f"threshold {number} is outside the range of rule {rule!r}: above 0 and below {top}"
         )
-    if rule == "value":
-        return number
-    return float(THRESHOLDS[_bin_at(np.array([number]), histogram)[0]])
 
 
 def _scores_at_percentiles(histogram: ProbabilityHistogram) -> np.ndarray:

@@ -77,7 +77,7 @@ def test_loss_is_that_of_training_without_smoothing():
 def test_nothing_counted_is_no_error():
     empty = Reliability()
     assert (empty.expected_error(), empty.cross_entropy(), empty.dice_loss()) == (0, 0, 0)
-    assert RiskCoverage().area() == 0
+    assert (RiskCoverage().area(), RiskCoverage().error_rate()) == (0, 0)
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
@@ -115,8 +115,11 @@ def test_histograms_of_logits_add_up():
 @pytest.mark.parametrize("kind", [False, True])
 def test_temperature_needs_both_kinds_of_pixels(kind):
     prob, _ = pixels(size=100)
+    one_kind = in_pieces(LogitHistogram(), prob, np.full(100, kind))
+    assert not one_kind.has_both()
     with pytest.raises(ValueError, match="needs positive and negative pixels"):
-        in_pieces(LogitHistogram(), prob, np.full(100, kind)).temperature()
+        one_kind.temperature()
+    assert (one_kind + in_pieces(LogitHistogram(), prob, np.full(100, not kind))).has_both()
 
 
 def test_temperature_1_changes_nothing_and_order_stays():
@@ -150,7 +153,8 @@ def test_area_of_risk_equals_that_over_sorted_pixels():
     assert found.finds_errors() == pytest.approx(pairs.mean(), abs=1e-3)
     perfect = np.mean(np.cumsum(np.sort(is_wrong)) / np.arange(1, 20001))
     assert found.least_area() == pytest.approx(perfect, abs=1e-4)
-    assert found.least_area() < found.area() < is_wrong.mean()
+    assert found.error_rate() == pytest.approx(is_wrong.mean())
+    assert found.least_area() < found.area() < found.error_rate()
 
 
 def test_small_uncertainties_are_told_apart():
