@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from core.calibration import LogitHistogram
 from core.files import write_json
 from core.provenance import collect
 from core.terminal import note, progress
@@ -80,6 +81,24 @@ def evaluate(
     note(f"{out / 'report.html'} shows curves and pictures")
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a map is told from outside.
+
+    Attributes:
+        threshold: Probability from which a pixel is ink.
+        threshold_from: Where that comes from, in words.
+        temperature: That with the least cross-entropy on the other pieces; None without them.
+        rules: For each rule the number chosen on the other pieces, the threshold it means here and
+            its F0.5; empty without other pieces.
+    """
+
+    threshold: float
+    threshold_from: str
+    temperature: float | None
+    rules: dict[str, dict[str, float]]
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluated:
     """A map with all its scores.
@@ -88,22 +107,19 @@ class Evaluated:
         scored: The map.
         counts: What needs no threshold.
         decisions: What follows from threshold and temperature.
-        threshold_from: Where the threshold comes from, in words.
-        rules: For each rule the number chosen on the other pieces, the threshold it means here and
-            its F0.5; empty without other pieces.
+        told: These two, and where they come from.
     """
 
     scored: ScoredMap
     counts: Counts
     decisions: Decisions
-    threshold_from: str
-    rules: dict[str, dict[str, float]]
+    told: Told
 
     def scores(self) -> dict[str, Any]:
         """Return its scores by name, among them how much a better threshold would have brought."""
         found = self.counts.describe() | self.decisions.describe()
         regret = max(found["best_f05"] - found["f05"], 0.0)
-        return found | {"regret": regret, "rules": self.rules}
+        return found | {"regret": regret, "rules": self.told.rules}
 
     def describe(self) -> dict[str, Any]:
         """Return what evaluation.json says of it."""
@@ -115,7 +131,7 @@ class Evaluated:
             "way": scored.way.title,
             "num_predictions": scored.way.num_predictions,
             "piece": None if scored.piece is None else asdict(scored.piece),
-            "threshold_from": self.threshold_from,
+            "threshold_from": self.told.threshold_from,
             **self.scores(),
         }
 
@@ -138,20 +154,19 @@ def score(
         ValueError: If a piece is mapped twice in one way, or a threshold cannot be had.
     """
     _check_distinct(maps)
-    evaluated = []
-    with progress("scoring", 2 * len(maps), "maps") as advance:
-        counts = []
-        for scored in maps:
-            counts.append(Counts(scored))
-            advance(1)
+    rows = 2 * sum(len(scored.label) for scored in maps)
+    with progress("scoring", rows, "rows") as advance:
+        counts = [Counts(scored, advance) for scored in maps]
+        evaluated = []
         for index, scored in enumerate(maps):
             others = [
                 counts[other]
                 for other, another in enumerate(maps)
                 if other != index and another.way.key == scored.way.key
             ]
-            evaluated.append(_decide(scored, counts[index], others, rule, fixed, cleaning))
-            advance(1)
+            told = _tell(scored, counts[index], others, rule, fixed)
+            decisions = Decisions(scored, told.threshold, told.temperature, cleaning, advance)
+            evaluated.append(Evaluated(scored, counts[index], decisions, told))
     return evaluated
 
 
@@ -204,15 +219,14 @@ def _gather(
     return maps
 
 
-def _decide(
+def _tell(
     scored: ScoredMap,
     counts: Counts,
     others: Sequence[Counts],
     rule: Rule,
     fixed: float | None,
-    cleaning: Cleaning,
-) -> Evaluated:
-    """Return the scores of a map with a threshold and a temperature from the others."""
+) -> Told:
+    """Return threshold and temperature for a map from the others of its way."""
     rules = {}
     for name in RULES if others else ():
         number = choose(name, [other.histogram for other in others])
@@ -224,10 +238,8 @@ def _decide(
         threshold, source = rules[rule]["threshold"], f"{rule} from {len(others)} other"
     else:
         threshold, source = _own_threshold(scored, rule)
-    logits = sum((other.logits for other in others[1:]), others[0].logits) if others else None
-    temperature = logits.temperature() if logits and logits.has_both() else None
-    decisions = Decisions(scored, threshold, temperature, cleaning)
-    return Evaluated(scored, counts, decisions, source, rules)
+    logits = sum((other.logits for other in others), LogitHistogram())
+    return Told(threshold, source, logits.temperature() if logits.has_both() else None, rules)
 
 
 def _own_threshold(scored: ScoredMap, rule: Rule) -> tuple[float, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from core.provenance import file_hash
 from vesuvius.folds import Piece
 from vesuvius.fragment import Fragment, open_fragment
 from vesuvius.maps import MapFile
+
+Advance = Callable[[int], object]
 
 BAND_ROWS = 256
 NOT_OF_THE_MODEL = {"input_fingerprint", "batch_size", "device"}
@@ -92,10 +94,13 @@ class ScoredMap:
         p = self.piece
         return f"{self.name} (rows {p.y_start}:{p.y_stop}, columns {p.x_start}:{p.x_stop})"
 
-    def bands(self) -> Iterator[Band]:
-        """Yield the map from the top down."""
+    def bands(self, advance: Advance | None = None) -> Iterator[Band]:
+        """Yield the map from the top down, and tell `advance` how many rows are done."""
         for start in range(0, len(self.label), BAND_ROWS):
-            yield self.band(start, min(start + BAND_ROWS, len(self.label)))
+            stop = min(start + BAND_ROWS, len(self.label))
+            yield self.band(start, stop)
+            if advance is not None:
+                advance(stop - start)
 
     def band(self, start: int, stop: int) -> Band:
         """Return the rows start..stop of the map."""

@@ -17,7 +17,7 @@ from core.calibration import LogitHistogram, Reliability, RiskCoverage, tempered
 from core.metrics import ProbabilityHistogram, fbeta
 from vesuvius.postprocess import keep_components
 from vesuvius.prediction_folder import UNCERTAINTIES
-from vesuvius.scored import Band, ScoredMap
+from vesuvius.scored import Advance, Band, ScoredMap
 from vesuvius.similarity import StructuralSimilarity
 
 CONFIDENCE = "distance from the threshold"
@@ -46,6 +46,10 @@ class Cleaning:
 class Counts:
     """What the first pass counts of a map.
 
+    Args:
+        scored: The map.
+        advance: Told the number of rows done since its last call.
+
     Attributes:
         histogram: Probabilities of ink and of the rest.
         reliability: Probabilities against truth.
@@ -57,12 +61,12 @@ class Counts:
         ValueError: If a probability is NaN or outside 0..1; the file is named.
     """
 
-    def __init__(self, scored: ScoredMap) -> None:
+    def __init__(self, scored: ScoredMap, advance: Advance | None = None) -> None:
         self.histogram, self.reliability = ProbabilityHistogram(), Reliability()
         self.logits = LogitHistogram()
         height = len(scored.label)
         similarity, to_empty = StructuralSimilarity(height), StructuralSimilarity(height)
-        for band in scored.bands():
+        for band in scored.bands(advance):
             try:
                 self.histogram.add(band.prob, band.label, band.valid)
             except ValueError as error:
@@ -114,6 +118,7 @@ class Decisions:
         threshold: Probability from which a pixel is ink.
         temperature: Its logits are divided by; None if there is none.
         cleaning: What is tried on the mask.
+        advance: Told the number of rows done since its last call.
 
     Attributes:
         ink: The mask, bool (Y, X), inside the papyrus.
@@ -128,13 +133,14 @@ class Decisions:
         threshold: float,
         temperature: float | None,
         cleaning: Cleaning = Cleaning(),
+        advance: Advance | None = None,
     ) -> None:
         self.threshold, self.temperature = threshold, temperature
         self.ink = np.zeros(scored.label.shape, bool)
         faint = None if cleaning.hysteresis is None else np.zeros_like(self.ink)
         self.reliability = None if temperature is None else Reliability()
         self.risks: dict[str, RiskCoverage] = {}
-        for band in scored.bands():
+        for band in scored.bands(advance):
             self.ink[band.rows] = (band.prob >= threshold) & band.valid
             if faint is not None:
                 low = threshold * cleaning.hysteresis

@@ -70,6 +70,14 @@ def test_bands_hold_the_rows_of_the_piece(tmp_path):
     assert [band.rows.start for band in bands] == list(range(0, 48, 9))
 
 
+def test_every_row_is_reported_once_a_pass(tmp_path):
+    scored, done = scored_map(tmp_path, arrays(), PIECE), []
+    Counts(scored, done.append)
+    assert done == [9, 9, 9, 9, 9, 3]
+    Decisions(scored, 0.5, None, advance=done.append)
+    assert sum(done) == 2 * 48
+
+
 def test_a_file_that_begins_elsewhere_is_read_in_its_own_rows(tmp_path):
     whole = scored_map(tmp_path, arrays(), PIECE)
     shifted = replace(whole, origin=(3, 2))
