@@ -149,13 +149,19 @@ class Truths:
                 f"{name!r} with --truth"
             )
         else:
-            found = self._by_path.setdefault(path, open_fragment(path))
+            found = self._opened(path)
         if found.ink_label is None:
             raise ValueError(
                 f"{found.path} has no ink label, so {prediction} cannot be scored; name a folder "
                 f"{name!r} that has one with --truth"
             )
         return found
+
+    def _opened(self, path: str) -> Fragment:
+        """Return a fragment, which is opened once however many predictions are of it."""
+        if path not in self._by_path:
+            self._by_path[path] = open_fragment(path)
+        return self._by_path[path]
 
     def check_all_used(self) -> None:
         """Raise ValueError if a fragment was given that nothing predicts."""

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.calibration import LogitHistogram, Reliability, RiskCoverage, tempered
-from core.metrics import ProbabilityHistogram, fbeta
+from core.metrics import THRESHOLDS, ProbabilityHistogram, fbeta
 from vesuvius.postprocess import keep_components
 from vesuvius.prediction_folder import UNCERTAINTIES
 from vesuvius.scored import Advance, Band, ScoredMap
 from vesuvius.similarity import StructuralSimilarity
 
 CONFIDENCE = "distance from the threshold"
+CURVE_STEP = 16  # bins between the points of the curve that are written down
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Counts:
         """Return the scores that need no threshold, by name."""
         best_threshold, best_f05 = self.histogram.best_threshold()
         bce, dice = self.reliability.cross_entropy(), self.reliability.dice_loss()
+        curve = np.stack([THRESHOLDS, *self.histogram.precision_recall()], axis=1)
         return {
             "pixels": self.num_pixels,
             "ink_share": self.ink_share,
@@ -107,6 +109,7 @@ class Counts:
             "ssim": self.ssim,
             "ssim_of_empty": self.ssim_of_empty,
             "calibration_error": self.reliability.expected_error(),
+            "threshold_precision_recall": curve[::CURVE_STEP].tolist(),
         }
 
 

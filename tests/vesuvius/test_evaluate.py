@@ -131,6 +131,15 @@ def in_two_ways(fragments: dict[str, Path], folder: Path, *names: str) -> tuple[
     )
 
 
+def test_a_fragment_is_opened_once_for_all_its_predictions(fragments, tmp_path, monkeypatch):
+    sources, opened = in_two_ways(fragments, tmp_path, "1"), []
+    monkeypatch.setattr(
+        "vesuvius.scored.open_fragment", lambda path: opened.append(path) or open_fragment(path)
+    )
+    evaluated(sources, tmp_path / "out")
+    assert opened == [str(fragments["1"])]
+
+
 def test_ways_do_not_exchange_thresholds_and_have_their_own_average(fragments, tmp_path):
     maps = evaluated(in_two_ways(fragments, tmp_path, "1", "2"), tmp_path / "out")
     record = read_json(tmp_path / "out" / "evaluation.json")

@@ -99,6 +99,11 @@ def test_first_pass_equals_whole_arrays(both):
     candidates = [float(f05(prob >= k / 1024, label)) for k in range(1025)]
     assert found["best_f05"] == pytest.approx(max(candidates), abs=1e-12)
     assert candidates[round(1024 * found["best_threshold"])] == pytest.approx(max(candidates))
+    curve = np.array(found["threshold_precision_recall"])
+    assert curve.shape == (65, 3)
+    for threshold, precision, recall in curve[[0, 20, 40]]:
+        ink = prob >= threshold
+        assert (precision, recall) == pytest.approx((label[ink].mean(), ink[label].mean()))
     assert -1 <= found["ssim"] <= 1
     assert found["ssim"] != found["ssim_of_empty"]
 
