@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from core.provenance import collect
 from core.terminal import note, progress
 from vesuvius.evaluation_report import OUTPUTS, text_table, write_evaluation
 from vesuvius.held_out import scored_held_out
-from vesuvius.scored import ScoredMap, Truths, scored_predictions
+from vesuvius.scored import ScoredMap, Truths, Way, scored_predictions
 from vesuvius.scores import Cleaning, Counts, Decisions
 from vesuvius.threshold import Rule, check_number, choose, threshold_of
 
@@ -216,7 +217,19 @@ def _gather(
         else:
             maps += scored_predictions(source, truths, held_out)
     truths.check_all_used()
-    return maps
+    return _with_distinct_titles(maps)
+
+
+def _with_distinct_titles(maps: Sequence[ScoredMap]) -> list[ScoredMap]:
+    """Return the maps with ways of equal title told apart by the first source made in each."""
+    first = {scored.way.key: scored for scored in reversed(maps)}
+    titles = Counter(scored.way.title for scored in first.values())
+
+    def told_apart(way: Way) -> Way:
+        is_alone = titles[way.title] == 1
+        return way if is_alone else replace(way, title=f"{way.title}, as {first[way.key].source}")
+
+    return [replace(scored, way=told_apart(scored.way)) for scored in maps]
 
 
 def _tell(

@@ -155,6 +155,21 @@ def test_ways_do_not_exchange_thresholds_and_have_their_own_average(fragments, t
     assert [len(one["uncertainty"]) for one in maps] == [1, 4, 1, 4]
 
 
+def test_ways_of_one_title_are_told_apart(fragments, tmp_path):
+    sources = tuple(
+        write_prediction(tmp_path / f"{name}-{stride}", fragments[name])
+        for name in ("1", "2")
+        for stride in (64, 96)
+    )
+    for folder in sources:
+        provenance = read_json(folder / "provenance.json")
+        provenance["settings"]["stride"] = folder.name[-2:]
+        write_json(folder / "provenance.json", provenance)
+    evaluate(sources, out=tmp_path / "out")
+    ways = list(read_json(tmp_path / "out" / "evaluation.json")["averages"])
+    assert ways == [f"model abcdef, one prediction, as {source}" for source in sources[:2]]
+
+
 @pytest.mark.usefixtures("_pictures")
 def test_one_piece_in_several_ways_is_shown_beside_its_label(fragments, tmp_path):
     maps = evaluated(in_two_ways(fragments, tmp_path, "1"), tmp_path / "out")
