@@ -59,8 +59,8 @@ def compare_picture(several: Sequence[Evaluated]) -> bytes:
         error = before if after is None else f"{before}, tempered {after.expected_error():.3f}"
         title = f"{_number(one)}\nF0.5 {one.decisions.f05:.3f}, {error}"
         panels.append((title, _small_prob(one.scored, MAX_PANEL_SIDE)))
-    height = 4.1 * label.shape[0] / label.shape[1] + 0.5
-    plot = Figure(figsize=(4.2 * len(panels), height), layout="constrained")
+    height = 4.2 * label.shape[0] / label.shape[1] + 0.8
+    plot = Figure(figsize=(4.2 * len(panels), height), layout="compressed")
     for axes, (title, picture) in zip(plot.subplots(1, len(panels)), panels, strict=True):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         axes.set_title(title, fontsize=10)

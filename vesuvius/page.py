@@ -60,7 +60,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plot_bytes(plot: Figure) -> bytes:
-    """Return a matplotlib figure as the bytes of a PNG file."""
+    """Return a matplotlib figure as the bytes of a PNG file, its empty margins cut off."""
     buffer = io.BytesIO()
-    plot.savefig(buffer, format="png", dpi=110)
+    plot.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return buffer.getvalue()
