@@ -17,7 +17,8 @@ Or step by step, with your own fragments or simulated ones:
   4. vesuvius train small --data prepared --out runs/small     a model
   5. vesuvius predict runs/small data/a --out predictions/a    an ink map
   6. vesuvius submit predictions/a --out submission.csv        what Kaggle accepts
-  7. vesuvius export runs/small --out ink.onnx                 the model without this program
+  7. vesuvius evaluate predictions/a --out scores/a            how good the map is, if a has a label
+  8. vesuvius export runs/small --out ink.onnx                 the model without this program
 """
 
 COMMANDS = {
@@ -27,6 +28,9 @@ COMMANDS = {
     "prepare": Command("turn fragments into volumes that read fast", "vesuvius.prepare:prepare"),
     "train": Command("train a recipe on prepared volumes", "vesuvius.train:TrainCommand"),
     "predict": Command("map the ink of a fragment, segment or volume", "vesuvius.predict:predict"),
+    "evaluate": Command(
+        "score ink maps, or a run's held-out pieces, against labels", "vesuvius.evaluate:evaluate"
+    ),
     "export": Command(
         "write a model as an ONNX file or torch archive that runs alone", "vesuvius.export:export"
     ),

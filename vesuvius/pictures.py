@@ -58,6 +58,12 @@ def side_by_side(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
+def stacked(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
+    """Return gray pictures of one width above each other, with a gray gap between them."""
+    turned = side_by_side(*(picture.T for picture in pictures), gap=gap)
+    return np.ascontiguousarray(turned.T)
+
+
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write a picture as PNG, whole or not at all.
 

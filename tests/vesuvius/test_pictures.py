@@ -15,6 +15,7 @@ from vesuvius.pictures import (
     png_bytes,
     shrink,
     side_by_side,
+    stacked,
     write_png,
 )
 
@@ -83,3 +84,8 @@ def test_a_coloured_picture_makes_the_row_coloured():
     red[..., 0] = 200
     row = side_by_side(np.full((2, 1), 7, np.uint8), red, gap=1)
     assert row[0].tolist() == [[7, 7, 7], [128, 128, 128], [200, 0, 0], [200, 0, 0]]
+
+
+def test_pictures_stand_above_each_other_with_a_gap():
+    column = stacked(np.zeros((1, 2), np.uint8), np.full((2, 2), 9, np.uint8), gap=1)
+    assert column.tolist() == [[0, 0], [128, 128], [9, 9], [9, 9]]
