@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 
+def shares(counts: np.ndarray) -> FloatArray:
+    """Return counts divided by their sum along the last axis, NaN if that is 0."""
+    with np.errstate(invalid="ignore"):
+        return counts / counts.sum(axis=-1, keepdims=True)
+
+
 def total_variation(first: np.ndarray, second: np.ndarray) -> FloatArray:
     """Return the share of voxels, 0..1, that would have to change to make both alike.
 
     It is sum |p - q| / 2, and 1 minus the overlap of the two.
     """
-    p, q = _shares(first), _shares(second)
+    p, q = shares(first), shares(second)
     return np.abs(p - q).sum(axis=-1) / 2
 
 
@@ -29,14 +35,14 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> FloatArray:
     Reference:
         Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
-    p, q = _shares(first), _shares(second)
+    p, q = shares(first), shares(second)
     middle = (p + q) / 2
     return (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
 
 
 def wasserstein(first: np.ndarray, second: np.ndarray) -> FloatArray:
     """Return the Wasserstein-1 distance: mean way, in steps of value, from one to the other."""
-    p, q = _shares(first), _shares(second)
+    p, q = shares(first), shares(second)
     return np.abs(np.cumsum(p - q, axis=-1)).sum(axis=-1)
 
 
@@ -46,7 +52,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> FloatArray:
     It is the probability that a positive voxel is brighter than a negative one, ties counted half:
     .5 tells nothing, below .5 positive voxels are the darker ones.
     """
-    p, q = _shares(positive), _shares(negative)
+    p, q = shares(positive), shares(negative)
     darker = np.cumsum(q, axis=-1) - q / 2
     return (p * darker).sum(axis=-1)
 
@@ -65,15 +71,9 @@ def contrast(first: np.ndarray, second: np.ndarray) -> FloatArray:
 
 def moments(counts: np.ndarray) -> tuple[FloatArray, FloatArray]:
     """Return mean and variance of the values."""
-    shares, values = _shares(counts), np.arange(counts.shape[-1])
-    mean = shares @ values
-    return mean, (shares * (values - mean[..., None]) ** 2).sum(axis=-1)
-
-
-def _shares(counts: np.ndarray) -> FloatArray:
-    """Return counts divided by their sum along the last axis, NaN if that is 0."""
-    with np.errstate(invalid="ignore"):
-        return counts / counts.sum(axis=-1, keepdims=True)
+    p, values = shares(counts), np.arange(counts.shape[-1])
+    mean = p @ values
+    return mean, (p * (values - mean[..., None]) ** 2).sum(axis=-1)
 
 
 def _relative_entropy(p: FloatArray, q: FloatArray) -> FloatArray:
