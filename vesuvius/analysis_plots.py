@@ -128,7 +128,8 @@ def depth_plot(survey: Survey) -> bytes:
         depth, extent=(0, width, height, 0), vmin=low, vmax=max(high, low + 1), cmap="viridis"
     )
     map_axes.set(xlabel="x (px)", ylabel="y (px)")
-    figure.colorbar(shown, ax=map_axes, label="layer")
+    bar = figure.colorbar(shown, ax=map_axes, label="layer")
+    bar.locator.set_params(integer=True)
     found = depth[~np.isnan(depth)].astype(int)
     layers = np.arange(len(survey.papyrus) + 1) - 0.5
     count_axes.hist(found, layers, color=ALL)
