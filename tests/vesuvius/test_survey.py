@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,23 @@ def test_bands_of_any_size_count_what_each_voxel_alone_counts(fragment, band_byt
         np.testing.assert_array_equal(counts, counted(voxels, moved & mask))
     assert sum(told) == SIZE[0]
     assert len(told) == {1: 5, 5 * 70 * 64: 3, 2**27: 1}[band_bytes]
+
+
+def test_every_row_is_read_once_in_bands_within_their_bound(fragment, monkeypatch):
+    class Recorder:
+        shape = fragment.volume.shape
+
+        def read(self, z_start, z_stop, y_start, y_stop):
+            rows.extend(range(y_start, y_stop))
+            voxels.append((z_stop - z_start) * (y_stop - y_start) * self.shape[2])
+            return fragment.volume.read(z_start, z_stop, y_start, y_stop)
+
+    rows, voxels = [], []
+    bound = 5 * 70 * 70
+    monkeypatch.setattr(module, "BAND_BYTES", bound)
+    survey(replace(fragment, volume=Recorder()), OFFSETS)
+    assert rows == list(range(96 + 32))  # papyrus ends at row 96, and with it the second band
+    assert max(voxels) <= bound
 
 
 def test_blocks_hold_the_sums_of_their_pixels_cut_off_at_the_edge(fragment):
