@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ from vesuvius.networks.repmode import build_network
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig
-from vesuvius.sampling import sample_fragments
+from vesuvius.sampling import points_csv, sample_fragments
+
+POINTS = "points.csv"
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,9 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         validator,
         recipe.training,
         out,
-        describe(recipe, volumes, pieces),
+        describe(recipe, volumes, pieces, points),
         resume,
+        {POINTS: points_csv(points)},
     )
 
 
@@ -192,7 +196,10 @@ def make_dataset(
 
 
 def describe(
-    recipe: InkRecipe, volumes: Mapping[str, PreparedVolume], pieces: Sequence[Piece]
+    recipe: InkRecipe,
+    volumes: Mapping[str, PreparedVolume],
+    pieces: Sequence[Piece],
+    points: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Return what a checkpoint must say about itself to be used and traced."""
     return {
@@ -201,6 +208,7 @@ def describe(
         "tasks": list(TASKS),
         "num_layers": max(map(depth, volumes.values())),
         "pieces": [asdict(piece) for piece in pieces],
+        "points_sha256": hashlib.sha256(points_csv(points).encode()).hexdigest(),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from vesuvius.folds import Piece
 from vesuvius.inkmap import load_model
 from vesuvius.prepare import prepare
 from vesuvius.recipes import RECIPES, LossConfig, ValidationConfig, WindowConfig, buckets
+from vesuvius.sampling import points_csv, sample_fragments
 from vesuvius.train import open_volumes, train
 
 
@@ -209,3 +211,18 @@ def test_resume_with_a_changed_recipe_is_refused(run, prepared):
         train(prepared, run, changed, resume=True)
     with pytest.raises(ValueError, match="--resume or choose another --out"):
         train(prepared, run, recipe)
+
+
+def test_the_points_of_a_run_are_kept_and_follow_from_the_seed(run, prepared, tmp_path):
+    stored = (run / "points.csv").read_text()
+    recipe = tiny_recipe()
+    rows = [line.split(",") for line in stored.splitlines()]
+    assert rows[0] == ["fragment", "y", "x"]
+    config = json.loads((run / "config.json").read_text())
+    assert len(rows) - 1 == config["samples_per_epoch"]
+    assert config["description"]["points_sha256"] == hashlib.sha256(stored.encode()).hexdigest()
+    volumes = open_volumes(prepared)
+    points = sample_fragments(volumes, stored_pieces(run), recipe.sampling, recipe.training.seed)
+    assert points_csv(points) == stored
+    other = sample_fragments(volumes, stored_pieces(run), recipe.sampling, seed=99)
+    assert points_csv(other) != stored
