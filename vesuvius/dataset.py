@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ class PatchSource:
         z_stop: One past the last layer.
         offset: Intensity that becomes 0, in 0..255; blanked layers have it.
         scale: Factor on what is above `offset`: the network sees (intensity - offset) * scale.
+        is_clipped: Whether what the network sees is clipped to 0..1.
         task: Index of the task these patches belong to.
     """
 
@@ -38,6 +40,7 @@ class PatchSource:
     z_stop: int
     offset: float
     scale: float
+    is_clipped: bool = False
     task: int = 0
 
 
@@ -98,9 +101,7 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         patch_YXZ, maps_YXC = self._read(source, index - first, rng)
         if augmentation := self._augmentations[number]:
             patch_YXZ, maps_YXC = augmentation(patch_YXZ, maps_YXC, rng)
-        x_ZYX = np.ascontiguousarray(patch_YXZ.transpose(2, 0, 1)).astype(np.float32)
-        x_ZYX -= np.float32(source.offset)
-        x_ZYX *= np.float32(source.scale)
+        x_ZYX = _normalised(patch_YXZ, source)
         maps_CYX = torch.from_numpy(maps_YXC.transpose(2, 0, 1).astype(np.float32, order="C"))
         return {
             "x": torch.from_numpy(x_ZYX)[None],
@@ -154,3 +155,15 @@ class InkPatches(Dataset[dict[str, Tensor]]):
                 f"a patch of {self.patch_size} px lies outside {path}, which is {height} x "
                 f"{width} px; sample the points from this volume with this patch_size"
             )
+
+
+def _normalised(patch_YXZ: NDArray[np.uint8], source: PatchSource) -> NDArray[np.float32]:
+    """Return what the network sees of a patch, (Z, Y, X)."""
+    height, width, depth = patch_YXZ.shape
+    layers = cv2.transpose(patch_YXZ.reshape(-1, depth))  # several times faster than NumPy's
+    x_ZYX = layers.reshape(depth, height, width).astype(np.float32)
+    x_ZYX -= np.float32(source.offset)
+    x_ZYX *= np.float32(source.scale)
+    if source.is_clipped:
+        np.clip(x_ZYX, 0, 1, out=x_ZYX)
+    return x_ZYX

@@ -35,12 +35,14 @@ class Window:
         z_stop: One past the last layer.
         offset: Subtracted from every uint8 value.
         scale: Multiplied after that.
+        is_clipped: Whether what is then below 0 becomes 0, and what is above 1 becomes 1.
     """
 
     z_start: int
     z_stop: int
     offset: float
     scale: float
+    is_clipped: bool = False
 
     @classmethod
     def of(cls, statistics: VolumeStatistics, config: WindowConfig) -> Window:
@@ -50,8 +52,10 @@ class Window:
             ValueError: If the volume has too few layers, or cannot be normalised.
         """
         z_start, z_stop = z_window(statistics, config.num_layers, config.z_start)
-        offset, scale = intensity_scale(config.intensity, statistics, z_start, z_stop)
-        return cls(z_start, z_stop, offset, scale)
+        offset, scale = intensity_scale(
+            config.intensity, statistics, z_start, z_stop, config.percentiles
+        )
+        return cls(z_start, z_stop, offset, scale, config.intensity == "percentile")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,8 @@ class InkProbability(nn.Module):
     def forward(self, tiles_NZYX: torch.Tensor) -> torch.Tensor:
         """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255."""
         x = (tiles_NZYX[:, None] - self.window.offset) * self.window.scale
+        if self.window.is_clipped:
+            x = x.clamp(0, 1)
         return torch.sigmoid(self.network(x).float())
 
 

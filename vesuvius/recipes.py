@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from core.training import TrainingConfig
 from vesuvius.augment import AugmentConfig
 from vesuvius.networks.repmode import NetworkConfig
 from vesuvius.sampling import SamplingConfig
+from vesuvius.statistics import Intensity
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,25 @@ class WindowConfig:
         num_layers: Layers of the window.
         z_start: First layer of the window; None centres it on each fragment's sheet.
         intensity: "zscore": mean 0 and standard deviation 1 inside the papyrus mask of each
-            fragment; "raw": value / 255.
+            fragment; "raw": value / 255, which of layers of 16 bits is value / 65535;
+            "percentile": 0..1 between two percentiles inside the mask, clipped to that.
         z_shift: Most layers by which a training patch's window is moved up or down at random.
+        percentiles: Lower and upper percentile for "percentile", 0..100.
     """
 
     num_layers: int = 16
     z_start: int | None = None
-    intensity: Literal["raw", "zscore"] = "zscore"
+    intensity: Intensity = "zscore"
     z_shift: int = 0
+    percentiles: tuple[float, float] = (1.0, 99.0)
 
     def __post_init__(self) -> None:
         check_least("window", num_layers=(self.num_layers, 1), z_shift=(self.z_shift, 0))
         check_least("window", z_start=(self.z_start or 0, 0))
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(
+                f"window.percentiles {self.percentiles} are not (lower, upper) within 0..100"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_patches_are_the_voxels_at_their_points(sources):
             sample["valid"][0], volume.papyrus_mask[y : y + 16, x : x + 16]
         )
         assert sample["task"] == source.task
+
+
+def test_clipped_patches_lie_in_0_to_1(sources):
+    source = replace(sources[0], is_clipped=True)
+    clipped = InkPatches([source], 16, 0)[(0, 1)]["x"]
+    plain = InkPatches(sources[:1], 16, 0)[(0, 1)]["x"]
+    assert plain.min() < -1
+    assert plain.max() > 2
+    assert torch.equal(clipped, plain.clamp(0, 1))
 
 
 def test_shapes_and_types_are_those_of_the_model(sources):
