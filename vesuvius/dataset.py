@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vesuvius.augment import Augmentation, AugmentConfig
+from vesuvius.mixing import cutmix, mixup
 from vesuvius.prepared import PreparedVolume
 
 
@@ -88,13 +89,37 @@ class InkPatches(Dataset[dict[str, Tensor]]):
             key: Epoch, and index from 0 to `len(self) - 1`.
 
         Returns:
-            `x` float32 (1, Z, Y, X), `task` int64 (), and float32 (1, Y, X) of zeros and ones:
-            `label`, the ink, and `valid`, the papyrus.
+            `x` float32 (1, Z, Y, X), `task` int64 (), and float32 (1, Y, X): `label`, the ink, 0
+            or 1 and after mixup anything between, and `valid`, 1 for papyrus and else 0.
         """
         epoch, index = key
         if not 0 <= index < len(self):
             raise IndexError(f"patch {index} of {len(self)}")
         rng = np.random.default_rng((self.seed, epoch, index))
+        sample = self._sample(index, rng)
+        config = self.augment
+        if config is None or not config.mixup + config.cutmix:
+            return sample
+        draw = rng.random()
+        if draw >= config.mixup + config.cutmix:
+            return sample
+        other = self._sample(self._partner(int(sample["task"]), rng), rng)
+        share = rng.beta(config.mix_alpha, config.mix_alpha)
+        if draw < config.mixup:
+            return mixup(sample, other, share)
+        return cutmix(sample, other, share, rng)
+
+    def _partner(self, task: int, rng: np.random.Generator) -> int:
+        """Return the index of a random patch of a task."""
+        of_task = [number for number, source in enumerate(self.sources) if source.task == task]
+        lengths = [len(self.sources[number].points) for number in of_task]
+        stops = np.cumsum(lengths)
+        drawn = int(rng.integers(stops[-1]))
+        place = int(np.searchsorted(stops, drawn, side="right"))
+        return int(self._stops[of_task[place]] - stops[place]) + drawn
+
+    def _sample(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return a patch before it is mixed with another."""
         number = int(np.searchsorted(self._stops, index, side="right"))
         source = self.sources[number]
         first = int(self._stops[number]) - len(source.points)
@@ -120,9 +145,13 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         down = min(self.z_shift, source.z_start)
         up = min(self.z_shift, volume.volume.shape[2] - source.z_stop)
         shift = int(rng.integers(-down, up, endpoint=True))
-        patch_YXZ = volume.volume[rows, columns, source.z_start + shift : source.z_stop + shift]
-        maps = volume.ink_label[rows, columns], volume.papyrus_mask[rows, columns]
-        return np.ascontiguousarray(patch_YXZ), np.stack(maps, axis=-1).view(np.uint8)
+        layers = slice(source.z_start + shift, source.z_stop + shift)
+        # as plain arrays, for slicing a map as such takes as long as reading it
+        patch_YXZ = np.asarray(volume.volume)[rows, columns, layers]
+        maps_YXC = np.empty((self.patch_size, self.patch_size, 2), np.uint8)
+        maps_YXC[..., 0] = np.asarray(volume.ink_label)[rows, columns]
+        maps_YXC[..., 1] = np.asarray(volume.papyrus_mask)[rows, columns]
+        return np.ascontiguousarray(patch_YXZ), maps_YXC
 
     def _check(self) -> None:
         """Refuse what would fail, or read the wrong voxels, in the middle of a run."""
