@@ -67,7 +67,11 @@ class ValidationConfig:
     Args:
         fragment: Name of a fragment to hold out whole; None holds out an end of every fragment.
         fraction: Part of each fragment's papyrus held out when `fragment` is None.
-        gap: Pixels left out between training and validation pieces.
+        num_stripes: Cut into that many stripes of equal papyrus instead, of which one is held
+            out: of `fragment` alone, or of every fragment if it is None; 2 are halves.
+        stripe: Which of the stripes, counted from 0.
+        gap: Pixels left out between training and validation pieces: a patch and its halo, which
+            for a network trained on patches reaches no farther than a patch, at least.
         tile_size: Rows and columns of a prediction tile.
         stride: Step between prediction tiles, in pixels.
     """
@@ -77,9 +81,17 @@ class ValidationConfig:
     gap: int = 128
     tile_size: int = 128
     stride: int = 96
+    num_stripes: int = 0
+    stripe: int = 0
 
     def __post_init__(self) -> None:
         check_least("validation", gap=(self.gap, 0), stride=(self.stride, 1))
+        check_least("validation", num_stripes=(self.num_stripes, 0))
+        if self.num_stripes == 1 or not 0 <= self.stripe < max(self.num_stripes, 1):
+            raise ValueError(
+                f"validation.stripe {self.stripe} of validation.num_stripes {self.num_stripes} "
+                "cannot be held out; take 2 or more stripes and count them from 0"
+            )
         if not 0 < self.fraction < 1:
             raise ValueError(
                 f"validation.fraction is {self.fraction}; allowed is above 0 and below 1"

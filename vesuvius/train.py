@@ -27,7 +27,9 @@ from vesuvius.dataset import InkPatches, PatchSource
 from vesuvius.folds import (
     Piece,
     check_disjoint,
+    folds_json,
     hold_out_fragment,
+    hold_out_stripe,
     hold_out_stripes,
 )
 from vesuvius.inkmap import (
@@ -45,6 +47,7 @@ from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig
 from vesuvius.sampling import points_csv, sample_fragments
 
 POINTS = "points.csv"
+FOLDS = "folds.json"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     """
     volumes = open_volumes(data)
     pieces = choose_pieces(volumes, recipe.validation)
+    note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
     windows = {
         name: Window.of(volume.statistics, recipe.window) for name, volume in volumes.items()
     }
@@ -120,7 +124,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         out,
         describe(recipe, volumes, pieces, points),
         resume,
-        {POINTS: points_csv(points)},
+        {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
     )
 
 
@@ -162,17 +166,30 @@ def choose_pieces(volumes: Mapping[str, PreparedVolume], config: ValidationConfi
     Raises:
         ValueError: If the held-out fragment does not exist, or nothing is left to train on.
     """
-    if config.fragment is not None:
-        masks = {name: volume.papyrus_mask for name, volume in volumes.items()}
+    masks = {name: volume.papyrus_mask for name, volume in volumes.items()}
+    if config.num_stripes:
+        pieces = hold_out_stripe(
+            masks, config.fragment, config.num_stripes, config.stripe, config.gap
+        )
+    elif config.fragment is not None:
         pieces = hold_out_fragment(masks, config.fragment)
     else:
         pieces = [
             piece
-            for name, volume in volumes.items()
-            for piece in hold_out_stripes(name, volume.papyrus_mask, config.fraction, config.gap)
+            for name, mask in masks.items()
+            for piece in hold_out_stripes(name, mask, config.fraction, config.gap)
         ]
     check_disjoint(pieces, config.gap)
     return pieces
+
+
+def note_narrow_gap(gap: int, patch_size: int) -> None:
+    """Say so if a gap is narrower than a patch and its halo, which is taken as a patch more."""
+    if gap < 2 * patch_size:
+        note(
+            f"validation.gap {gap} is less than a patch and its halo ({2 * patch_size} px); "
+            "training may see what lies beside the validation pieces, and scores be too good"
+        )
 
 
 def make_dataset(

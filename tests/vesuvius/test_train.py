@@ -22,7 +22,7 @@ from vesuvius.inkmap import load_model
 from vesuvius.prepare import prepare
 from vesuvius.recipes import RECIPES, LossConfig, ValidationConfig, WindowConfig, buckets
 from vesuvius.sampling import points_csv, sample_fragments
-from vesuvius.train import open_volumes, train
+from vesuvius.train import note_narrow_gap, open_volumes, train
 
 
 def test_run_folder_holds_what_a_user_expects(run):
@@ -90,6 +90,27 @@ def test_whole_fragment_can_be_held_out(prepared, tmp_path):
     train(prepared, tmp_path / "run", recipe)
     roles = {piece.fragment: piece.role for piece in stored_pieces(tmp_path / "run")}
     assert roles == {"1": "train", "2": "validation"}
+
+
+def test_a_stripe_can_be_held_out_and_is_written_down(prepared, tmp_path, capsys):
+    recipe = tiny_recipe()
+    validation = replace(recipe.validation, fragment="2", num_stripes=2, stripe=1)
+    once = replace(recipe.training, epochs=1, warmup_epochs=0)
+    train(prepared, tmp_path / "run", replace(recipe, validation=validation, training=once))
+    stored = json.loads((tmp_path / "run" / "folds.json").read_text())
+    pieces = [Piece(**piece) for piece in stored["pieces"]]
+    assert pieces == stored_pieces(tmp_path / "run")
+    assert [(p.fragment, p.role) for p in pieces] == [
+        ("1", "train"), ("2", "train"), ("2", "validation"),
+    ]  # fmt: skip
+    assert stored["gap"] == 16
+    assert "validation.gap 16 is less than a patch and its halo (64 px)" in capsys.readouterr().err
+
+
+def test_the_gap_of_every_recipe_is_wide_enough(capsys):
+    for make in RECIPES.values():
+        note_narrow_gap(make().validation.gap, make().sampling.patch_size)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -196,6 +217,9 @@ def test_held_out_pieces_that_cannot_be_scored_are_refused(fragments, prepared, 
         (partial(LossConfig, smoothing=0.7), "loss.smoothing is 0.7"),
         (partial(LossConfig, dice_weight=2), "loss.dice_weight is 2"),
         (partial(ValidationConfig, gap=-100), "validation.gap is -100; it is at least 0"),
+        (partial(ValidationConfig, num_stripes=1), "cannot be held out; take 2 or more stripes"),
+        (partial(ValidationConfig, num_stripes=2, stripe=2), "stripe 2 of validation.num_stripes"),
+        (partial(ValidationConfig, stripe=1), "stripe 1 of validation.num_stripes 0"),
         (partial(ValidationConfig, fraction=1.0), "validation.fraction is 1.0"),
         (partial(ValidationConfig, stride=200), "stride 200 is above validation.tile_size 128"),
     ],
