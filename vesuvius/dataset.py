@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vesuvius.augment import Augmentation, AugmentConfig
+from vesuvius.label_care import LabelConfig, patch_maps
 from vesuvius.mixing import cutmix, mixup
 from vesuvius.prepared import PreparedVolume
 
@@ -54,6 +55,7 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         seed: All randomness follows from it, the epoch and the index.
         augment: Random changes; none by default.
         z_shift: Greatest random shift of the window, in layers, up or down within the volume.
+        labels: What of the labels does not count.
 
     Raises:
         ValueError: A source does not fit its volume, or the sources each other.
@@ -66,12 +68,14 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         seed: int,
         augment: AugmentConfig | None = None,
         z_shift: int = 0,
+        labels: LabelConfig | None = None,
     ) -> None:
         self.sources = list(sources)
         self.patch_size = patch_size
         self.seed = seed
         self.augment = augment
         self.z_shift = z_shift
+        self.labels = labels or LabelConfig()
         self._stops = np.cumsum([len(source.points) for source in self.sources])
         self._check()
         self._augmentations = [
@@ -90,7 +94,7 @@ class InkPatches(Dataset[dict[str, Tensor]]):
 
         Returns:
             `x` float32 (1, Z, Y, X), `task` int64 (), and float32 (1, Y, X): `label`, the ink, 0
-            or 1 and after mixup anything between, and `valid`, 1 for papyrus and else 0.
+            or 1 and after mixup anything between, and `valid`, 1 where it counts and else 0.
         """
         epoch, index = key
         if not 0 <= index < len(self):
@@ -138,7 +142,7 @@ class InkPatches(Dataset[dict[str, Tensor]]):
     def _read(
         self, source: PatchSource, point: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the voxels (Y, X, Z) of a patch, and its label and papyrus mask (Y, X, C)."""
+        """Return the voxels (Y, X, Z) of a patch, and its label and loss mask (Y, X, C)."""
         volume = source.volume
         y, x = source.points[point].tolist()
         rows, columns = slice(y, y + self.patch_size), slice(x, x + self.patch_size)
@@ -148,9 +152,9 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         layers = slice(source.z_start + shift, source.z_stop + shift)
         # as plain arrays, for slicing a map as such takes as long as reading it
         patch_YXZ = np.asarray(volume.volume)[rows, columns, layers]
-        maps_YXC = np.empty((self.patch_size, self.patch_size, 2), np.uint8)
-        maps_YXC[..., 0] = np.asarray(volume.ink_label)[rows, columns]
-        maps_YXC[..., 1] = np.asarray(volume.papyrus_mask)[rows, columns]
+        maps_YXC = patch_maps(
+            volume.ink_label, volume.labelled_papyrus, (y, x), self.patch_size, self.labels
+        )
         return np.ascontiguousarray(patch_YXZ), maps_YXC
 
     def _check(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from core.training import TrainingConfig
 from vesuvius.augment import AugmentConfig
+from vesuvius.label_care import LabelConfig
 from vesuvius.networks.repmode import NetworkConfig
 from vesuvius.sampling import SamplingConfig
 from vesuvius.statistics import Intensity
@@ -125,6 +126,7 @@ class InkRecipe:
     loss: LossConfig
     validation: ValidationConfig
     training: TrainingConfig
+    labels: LabelConfig = field(default_factory=LabelConfig)
 
 
 def buckets() -> InkRecipe:

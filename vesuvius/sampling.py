@@ -101,6 +101,7 @@ def sample_fragments(
         ValueError: A fragment has no ink label, none has ink, or a piece is smaller than a patch.
     """
     pieces = [piece for piece in pieces if piece.role == "train"]
+    labels: dict[str, NDArray[np.bool_]] = {}
     points: dict[str, list[NDArray[np.int32]]] = {piece.fragment: [] for piece in pieces}
     has_ink = False
     for number, piece in enumerate(pieces):
@@ -110,11 +111,13 @@ def sample_fragments(
                 f"{volume.path} has no ink label and cannot be trained on; add inklabels.png to "
                 "the fragment and prepare it again, or leave it out"
             )
+        if piece.fragment not in labels:
+            labels[piece.fragment] = _trusted_label(volume)
         rng = np.random.default_rng([seed, number])
         points[piece.fragment].append(
-            sample_points(volume.ink_label, volume.papyrus_mask, piece, config, rng)
+            sample_points(labels[piece.fragment], volume.labelled_papyrus, piece, config, rng)
         )
-        has_ink = has_ink or bool(volume.ink_label[piece.slices].any())
+        has_ink = has_ink or bool(labels[piece.fragment][piece.slices].any())
     if not has_ink:
         raise ValueError(
             f"no ink in the training label of {', '.join(points)}; at least one training piece "
@@ -122,6 +125,13 @@ def sample_fragments(
         )
     joined = {name: np.concatenate(parts) for name, parts in points.items()}
     return balance_points(joined, config.balance, np.random.default_rng([seed, len(pieces)]))
+
+
+def _trusted_label(volume: PreparedVolume) -> NDArray[np.bool_]:
+    """Return the ink of a labelled fragment, but none of where its label is not to be believed."""
+    if volume.labelled_papyrus is volume.papyrus_mask:
+        return volume.ink_label
+    return volume.ink_label & volume.labelled_papyrus
 
 
 def sample_points(
@@ -137,7 +147,7 @@ def sample_points(
 
     Args:
         label_YX: Ink label of the whole fragment.
-        mask_YX: Papyrus mask of the whole fragment.
+        mask_YX: Labelled papyrus of the whole fragment.
         piece: Where to draw.
         config: What to draw.
         rng: Advanced by the draw.

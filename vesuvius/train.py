@@ -209,6 +209,7 @@ def make_dataset(
         recipe.training.seed,
         recipe.augment,
         recipe.window.z_shift,
+        recipe.labels,
     )
 
 
@@ -298,7 +299,7 @@ class Validator:
                 raise ValueError(
                     f"{piece} has no ink label and cannot be scored; hold out a labelled fragment"
                 )
-            mask = self._volumes[piece.fragment].papyrus_mask
+            mask = self._volumes[piece.fragment].labelled_papyrus
             has_ink = has_ink or bool((label[piece.slices] & mask[piece.slices]).any())
         if not has_ink:
             raise ValueError(
@@ -317,7 +318,7 @@ class Validator:
         volume, window = self._volumes[piece.fragment], self._windows[piece.fragment]
         shape = (piece.y_stop - piece.y_start, piece.x_stop - piece.x_start)
         tile, stride = self._config.tile_size, self._config.stride
-        label, mask = volume.ink_label[piece.slices], volume.papyrus_mask[piece.slices]
+        label, mask = volume.ink_label[piece.slices], volume.labelled_papyrus[piece.slices]
         prob = np.empty(shape, np.float32)
 
         def write(start: int, stop: int, values: np.ndarray) -> None:

@@ -234,7 +234,13 @@ def test_points_are_written_as_a_table():
 
 
 def volume(name: str, label: np.ndarray | None, mask: np.ndarray) -> SimpleNamespace:
-    return SimpleNamespace(name=name, path=Path(f"{name}.vol"), ink_label=label, papyrus_mask=mask)
+    return SimpleNamespace(
+        name=name,
+        path=Path(f"{name}.vol"),
+        ink_label=label,
+        papyrus_mask=mask,
+        labelled_papyrus=mask,
+    )
 
 
 def test_fragments_are_sampled_from_their_training_pieces(label, mask):
@@ -262,6 +268,21 @@ def test_pieces_are_drawn_independently(label, mask):
     pieces = [Piece("1", 0, 400, 0, 500, "train"), Piece("1", 400, 800, 0, 500, "train")]
     upper, lower = np.split(sample_fragments({"1": both}, pieces, CONFIG, seed=0)["1"], 2)
     assert not np.array_equal(upper, lower - (400, 0))
+
+
+def test_nothing_is_drawn_from_what_is_not_labelled(label, mask):
+    partly = volume("1", label, mask)
+    area = np.zeros_like(mask)
+    area[:200] = True
+    partly.labelled_papyrus = mask & area
+    piece, mixture = Piece("1", 0, 400, 0, 500, "train"), replace(CONFIG, num_raw=50, num_grid=50)
+    points = sample_fragments({"1": partly}, [piece], mixture, seed=0)["1"]
+    assert len(points) > 150
+    assert ink_of(mask & area, points).min() > 0
+    void = ink_of(label & area, points) == 0
+    assert (ink_of(mask & area, points[void]) >= 0.25).all()
+    whole = sample_fragments({"1": volume("1", label, mask)}, [piece], mixture, seed=0)["1"]
+    assert ink_of(mask & area, whole).min() == 0
 
 
 def test_training_labels_without_ink_are_refused(label, mask):

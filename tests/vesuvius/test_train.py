@@ -92,6 +92,27 @@ def test_whole_fragment_can_be_held_out(prepared, tmp_path):
     assert roles == {"1": "train", "2": "validation"}
 
 
+def test_what_is_not_labelled_is_neither_learned_nor_scored(tmp_path, monkeypatch):
+    """Two fragments that differ in their label where it does not count give the same run."""
+    results = []
+    for name, wrong in (("kept", 0), ("wrong", 255)):
+        root = tmp_path / name
+        folder = write_fragment(root / "1", 0)
+        label = cv2.imread(str(folder / "inklabels.png"), cv2.IMREAD_GRAYSCALE)
+        area = np.full_like(label, 255)
+        area[40:70, :] = 0
+        label[40:70, 20:140] = wrong
+        cv2.imwrite(str(folder / "inklabels.png"), label)
+        cv2.imwrite(str(folder / "labelled_area.png"), area)
+        prepare((folder,), out=root)
+        recipe = tiny_recipe()
+        once = replace(recipe.training, epochs=1, warmup_epochs=0)
+        result = train(root, root / "run", replace(recipe, training=once))
+        row = json.loads((root / "run" / "metrics.jsonl").read_text())
+        results.append((result.best_score, row["train"], row["validation"]))
+    assert results[0] == results[1]
+
+
 def test_a_stripe_can_be_held_out_and_is_written_down(prepared, tmp_path, capsys):
     recipe = tiny_recipe()
     validation = replace(recipe.validation, fragment="2", num_stripes=2, stripe=1)
