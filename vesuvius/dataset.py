@@ -33,6 +33,7 @@ class PatchSource:
         offset: Intensity that becomes 0, in 0..255; blanked layers have it.
         scale: Factor on what is above `offset`: the network sees (intensity - offset) * scale.
         is_clipped: Whether what the network sees is clipped to 0..1.
+        is_reversed: Whether the last layer comes first.
         task: Index of the task these patches belong to.
     """
 
@@ -43,6 +44,7 @@ class PatchSource:
     offset: float
     scale: float
     is_clipped: bool = False
+    is_reversed: bool = False
     task: int = 0
 
 
@@ -152,6 +154,8 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         layers = slice(source.z_start + shift, source.z_stop + shift)
         # as plain arrays, for slicing a map as such takes as long as reading it
         patch_YXZ = np.asarray(volume.volume)[rows, columns, layers]
+        if source.is_reversed:
+            patch_YXZ = patch_YXZ[..., ::-1]
         maps_YXC = patch_maps(
             volume.ink_label, volume.labelled_papyrus, (y, x), self.patch_size, self.labels
         )

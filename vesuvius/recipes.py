@@ -25,6 +25,7 @@ class WindowConfig:
             "percentile": 0..1 between two percentiles inside the mask, clipped to that.
         z_shift: Most layers by which a training patch's window is moved up or down at random.
         percentiles: Lower and upper percentile for "percentile", 0..100.
+        reversed: Names of training fragments whose layers are read from the last to the first.
     """
 
     num_layers: int = 16
@@ -32,6 +33,7 @@ class WindowConfig:
     intensity: Intensity = "zscore"
     z_shift: int = 0
     percentiles: tuple[float, float] = (1.0, 99.0)
+    reversed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_least("window", num_layers=(self.num_layers, 1), z_shift=(self.z_shift, 0))

@@ -38,12 +38,13 @@ from vesuvius.inkmap import (
     TASKS,
     Window,
     ink_predictor,
+    seen_window,
     window_reader,
 )
 from vesuvius.networks.repmode import build_network
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
-from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig
+from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig, WindowConfig
 from vesuvius.sampling import points_csv, sample_fragments
 
 POINTS = "points.csv"
@@ -99,11 +100,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     volumes = open_volumes(data)
     pieces = choose_pieces(volumes, recipe.validation)
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
-    windows = {
-        name: Window.of(volume.statistics, recipe.window) for name, volume in volumes.items()
-    }
-    for name, window in windows.items():
-        note(f"{name}: layers {window.z_start}..{window.z_stop - 1} of {depth(volumes[name])}")
+    windows = choose_windows(volumes, recipe.window)
     seed = recipe.training.seed
     points = sample_fragments(volumes, pieces, recipe.sampling, seed)
     note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
@@ -122,7 +119,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         validator,
         recipe.training,
         out,
-        describe(recipe, volumes, pieces, points),
+        describe(recipe, volumes, windows, pieces, points),
         resume,
         {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
     )
@@ -158,6 +155,31 @@ def open_volumes(data: Path) -> dict[str, PreparedVolume]:
 def depth(volume: PreparedVolume) -> int:
     """Return the number of layers of a volume."""
     return volume.volume.shape[2]
+
+
+def choose_windows(
+    volumes: Mapping[str, PreparedVolume], config: WindowConfig
+) -> dict[str, Window]:
+    """Return what the network sees of each volume, and say so.
+
+    Raises:
+        ValueError: If a volume that is to be read in reverse does not exist, or one does not fit.
+    """
+    unknown = sorted(set(config.reversed) - set(volumes))
+    if unknown:
+        raise ValueError(
+            f"window.reversed names {', '.join(unknown)}, the volumes are {', '.join(volumes)}; "
+            "name some of them"
+        )
+    windows = {
+        name: Window.of(volume.statistics, config, name in config.reversed)
+        for name, volume in volumes.items()
+    }
+    for name, window in windows.items():
+        order = ", reversed" if window.is_reversed else ""
+        layers = f"layers {window.z_start}..{window.z_stop - 1} of {depth(volumes[name])}"
+        note(f"{name}: {layers}{order}")
+    return windows
 
 
 def choose_pieces(volumes: Mapping[str, PreparedVolume], config: ValidationConfig) -> list[Piece]:
@@ -216,6 +238,7 @@ def make_dataset(
 def describe(
     recipe: InkRecipe,
     volumes: Mapping[str, PreparedVolume],
+    windows: Mapping[str, Window],
     pieces: Sequence[Piece],
     points: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
@@ -225,6 +248,9 @@ def describe(
         "recipe": to_dict(recipe),
         "tasks": list(TASKS),
         "num_layers": max(map(depth, volumes.values())),
+        "windows": {
+            name: seen_window(window, volumes[name].statistics) for name, window in windows.items()
+        },
         "pieces": [asdict(piece) for piece in pieces],
         "points_sha256": hashlib.sha256(points_csv(points).encode()).hexdigest(),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},

@@ -113,6 +113,21 @@ def test_what_is_not_labelled_is_neither_learned_nor_scored(tmp_path, monkeypatc
     assert results[0] == results[1]
 
 
+def test_the_windows_of_training_are_kept_with_their_order(prepared, tmp_path, capsys):
+    recipe = tiny_recipe()
+    window = replace(recipe.window, reversed=("2",))
+    once = replace(recipe.training, epochs=1, warmup_epochs=0)
+    train(prepared, tmp_path / "run", replace(recipe, window=window, training=once))
+    windows = load_model(tmp_path / "run").windows
+    assert {name: seen["is_reversed"] for name, seen in windows.items()} == {"1": False, "2": True}
+    assert windows["1"]["sheet_place"] == windows["2"]["sheet_place"] == 4
+    said = capsys.readouterr().err
+    assert re.search(r"^2: layers 4\.\.11 of 14, reversed$", said, re.M)
+    wrong = replace(recipe, window=replace(window, reversed=("2", "x")))
+    with pytest.raises(ValueError, match=r"window\.reversed names x, the volumes are 1, 2"):
+        train(prepared, tmp_path / "other", wrong)
+
+
 def test_a_stripe_can_be_held_out_and_is_written_down(prepared, tmp_path, capsys):
     recipe = tiny_recipe()
     validation = replace(recipe.validation, fragment="2", num_stripes=2, stripe=1)
