@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -14,10 +15,11 @@ import torch
 from core.checkpoint import WEIGHTS, load, save
 from core.deploy import specialize
 from vesuvius.cli import main
-from vesuvius.export import InkTiles, export, signature_of
+from vesuvius.export import INTENSITY, InkTiles, export, signature_of
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import InkProbability, Window, load_model
 from vesuvius.predict import predict
+from vesuvius.statistics import Intensity
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +77,17 @@ def test_an_exported_model_predicts_what_predict_does(
 
 def test_the_normalisation_is_that_of_prediction(run):
     plain = specialize(load_model(run).network, 0)
+    assert INTENSITY.keys() == set(get_args(Intensity))
     tiles, offset, scale = signature_of(load_model(run).recipe).sample(2, (2, 3))
     assert tiles.dtype == torch.uint8
     expected = InkProbability(plain, Window(0, 8, float(offset), float(scale)))
     with torch.no_grad():
         found = InkTiles(plain)(tiles, offset, scale)
         torch.testing.assert_close(found, expected(tiles.float()), rtol=0, atol=1e-6)
+        expected.window = replace(expected.window, is_clipped=True)
+        clipped = InkTiles(plain, is_clipped=True)(tiles, offset, scale)
+        torch.testing.assert_close(clipped, expected(tiles.float()), rtol=0, atol=1e-6)
+        assert (clipped - found).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize(
