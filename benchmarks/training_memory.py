@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from machine import machine
 
+from core.convolution import direct_only
 from core.files import write_json
 from core.memory import step_memory
 from core.unet3d import RepModeUNet
@@ -78,9 +79,10 @@ def _resident_growth(shape: tuple[int, ...], num_distinct: int, is_half: bool) -
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = PAPER().train()
     x, tasks = torch.randn(shape), torch.arange(num_distinct)
-    with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
-        loss = model(x, tasks).float().square().mean()
-    loss.backward()
+    with direct_only():
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            loss = model(x, tasks).float().square().mean()
+        loss.backward()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

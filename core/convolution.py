@@ -8,11 +8,27 @@ Shape legend: N samples, O output and I input channels, S spatial axes (ZYX or Y
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.fourier import convolution_backward_fourier, convolve_fourier, is_faster
+
+_is_direct_only: ContextVar[bool] = ContextVar("is_direct_only", default=False)
+
+
+@contextmanager
+def direct_only() -> Iterator[None]:
+    """Convolve voxel by voxel inside this context, as a GPU would."""
+    token = _is_direct_only.set(True)
+    try:
+        yield
+    finally:
+        _is_direct_only.reset(token)
 
 
 def convolve_same(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -53,5 +69,6 @@ def _is_for_fourier(x: Tensor, kernel: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == kernel.dtype == torch.float32
         and not torch.compiler.is_compiling()
+        and not _is_direct_only.get()
         and is_faster(x.shape, len(kernel), kernel.shape[2:])
     )

@@ -2,7 +2,8 @@
 
 A step is run on tensors that have shapes and no values, and every storage is counted from its
 making to its release. That is what an allocator is asked for; what it keeps in reserve, and the
-scratch space inside convolutions, come on top.
+scratch space inside convolutions, come on top. Convolutions are direct, as on a GPU, and ways of
+mixtures are chosen as on a CPU, which differs in few layers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from core.convolution import direct_only
 from core.gatrep import TaskGroups
 from core.unet3d import TaskConditioned
 
@@ -54,7 +56,7 @@ def step_memory(
         tasks: Task of each sample (N,).
         autocast: Precision of autocast; None for none.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+    with FakeTensorMode(allow_non_fake_inputs=True), direct_only(), LiveBytes() as live:
         network = build().network.train()
         trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         weights = live.now

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from core.choice import Cost, Way, gated_cost, merged_cost
+from core.convolution import direct_only
 from core.gatrep import TaskGroups
 from core.mode import MoDE
 from core.unet3d import TaskConditioned
@@ -78,7 +79,7 @@ def plan(
     hooks = [block.register_forward_pre_hook(note) for block in names]
     try:
         # Tensors without values: shapes go through the network and nothing is computed.
-        with FakeTensorMode(), torch.enable_grad():
+        with FakeTensorMode(), torch.enable_grad(), direct_only():
             state = [*model.network.named_parameters(), *model.network.named_buffers()]
             shapes = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in state}
             batch = (torch.empty(tuple(shape)), TaskGroups.of(tasks))

@@ -62,15 +62,14 @@ def predict(
         reverse_layers: Read the layers from the last to the first; z_start counts from there.
         task: Index of the task to predict; 0 is ink.
         tile_size: Rows and columns of a tile.
-        stride: Step between tiles, at most tile_size; half of it blends most smoothly. Samples want
-            a multiple of 16, or tiles that overlap drop different elements of deep layers.
+        stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
         averaged: Which predictions are averaged.
 
     Raises:
         FileNotFoundError: If the run or the fragment does not exist.
-        ValueError: If they do not fit each other, or `out` holds another prediction.
+        ValueError: If they do not fit each other or what `out` holds.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")

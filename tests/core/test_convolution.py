@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from core import convolution
-from core.convolution import SameConv3d, convolution_backward, convolve_same
+from core.convolution import SameConv3d, convolution_backward, convolve_same, direct_only
 
 LARGE = (1, 32, 16, 32, 32)  # large enough for the frequencies
 SMALL = (1, 32, 2, 3, 3)
@@ -60,6 +60,15 @@ def test_way_and_its_equality(taken, shape, size, dtype, expected):
     ):
         tolerance = 0.0 if not expected else 2e-5  # of float32 sums over a whole volume
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+def test_a_context_keeps_to_direct_convolutions(taken):
+    x, kernel = draw(LARGE)
+    with direct_only():
+        convolve_same(x, kernel)
+    assert taken == []
+    convolve_same(x, kernel)
+    assert taken == ["convolve_fourier"]
 
 
 def test_input_gradient_is_left_out_where_it_is_not_needed():

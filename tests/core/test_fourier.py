@@ -29,7 +29,8 @@ short_axis = st.tuples(st.integers(1, 13), st.sampled_from([1, 3, 5]))
 def assert_close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     assert found.shape == wanted.shape
     assert found.dtype == wanted.dtype
-    error = (found - wanted).abs().max() / wanted.abs().max()
+    # of values drawn from N(0, 1); where a lone sum cancels, of the size of its terms
+    error = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1)
     assert error <= CLOSE[wanted.dtype]
 
 
