@@ -12,7 +12,6 @@ resident memory of a process of its own that does one step.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
+from machine import machine, peak_resident_mib
 from reference import plain_unet, set_computation, use_per_sample_merging
 from torch import Tensor, nn
 
@@ -58,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.peak_of:
         _one_step(CASES[options.peak_of[0]], METHODS[options.peak_of[1]])
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_resident_mib())
         return
     result = {
         "what": "RepMode of width 32 with 12 tasks, float32; medians of seconds, MiB",

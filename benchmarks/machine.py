@@ -27,6 +27,12 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     return facts
 
 
+def peak_resident_mib() -> float:
+    """Return the most memory this process has held, MiB, without what its parent had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

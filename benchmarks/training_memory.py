@@ -11,7 +11,6 @@ ask of a card, in bf16 as autocast gives it, and the largest ink batch that stay
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
+from machine import machine, peak_resident_mib
 
 from core.convolution import direct_only
 from core.files import write_json
@@ -76,14 +75,14 @@ def _check(index: int, is_half: bool) -> dict[str, Any]:
 
 def _resident_growth(shape: tuple[int, ...], num_distinct: int, is_half: bool) -> float:
     """Return how much the peak resident memory grows, MiB, from before the network to a step."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_mib()
     model = PAPER().train()
     x, tasks = torch.randn(shape), torch.arange(num_distinct)
     with direct_only():
         with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
             loss = model(x, tasks).float().square().mean()
         loss.backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_resident_mib() - before
 
 
 def _predictions() -> list[dict[str, Any]]:
