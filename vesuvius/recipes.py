@@ -167,8 +167,61 @@ def small() -> InkRecipe:
     )
 
 
+def repmode_buckets() -> InkRecipe:
+    """Return "RepMode Buckets": normalised, bucket patches, no augmentation.
+
+    Decoded in 3D, the output volume turned into a map at the end.
+    """
+    recipe = buckets()
+    return replace(recipe, network=replace(recipe.network, decoder="3d"))
+
+
+def repmode_buckets_v2() -> InkRecipe:
+    """Return "RepMode Buckets v2": the same with dropout."""
+    recipe = repmode_buckets()
+    return replace(recipe, network=replace(recipe.network, dropout=0.2))
+
+
+def repmode_2() -> InkRecipe:
+    """Return "RepMode 2": normalised, patches at the edges of ink and void ones, augmentations."""
+    return replace(repmode_buckets(), sampling=EDGES_AND_VOID, augment=AUGMENTATION)
+
+
+def repmode_2d_module() -> InkRecipe:
+    """Return "RepMode with 2D module": all raw data, not normalised, no dropout or augmentation."""
+    recipe = repmode_buckets()
+    return replace(recipe, window=replace(recipe.window, intensity="raw"), sampling=ALL_PAPYRUS)
+
+
+def repmode_2d_decoder() -> InkRecipe:
+    """Return "2D decoder 16xRepMode": a 2D decoder, not normalised, otherwise as "RepMode 2"."""
+    recipe = repmode_2()
+    return replace(
+        recipe,
+        network=replace(recipe.network, decoder="2d"),
+        window=replace(recipe.window, intensity="raw"),
+    )
+
+
 NO_AUGMENTATION = AugmentConfig(
     flip=0.0, rotate90=0.0, brightness_contrast=0.0, noise=0.0, layer_dropout=0
 )
 
-RECIPES: dict[str, Callable[[], InkRecipe]] = {"buckets": buckets, "small": small}
+AUGMENTATION = AugmentConfig(flip=0.5, rotate90=0.5, brightness_contrast=0.15, noise=0.1)
+
+# A single bucket takes the patches at the edges of strokes as they come.
+EDGES_AND_VOID = SamplingConfig(patch_size=64, num_buckets=1, bucket_cap=6000, num_void=3000)
+# Ink anywhere in the patch, and far more papyrus without.
+ALL_PAPYRUS = SamplingConfig(
+    patch_size=64, num_buckets=1, bucket_cap=3000, num_void=9000, translation=(-32, 32)
+)
+
+RECIPES: dict[str, Callable[[], InkRecipe]] = {
+    "buckets": buckets,
+    "small": small,
+    "repmode-2d-module": repmode_2d_module,
+    "repmode-2": repmode_2,
+    "repmode-buckets": repmode_buckets,
+    "repmode-buckets-v2": repmode_buckets_v2,
+    "repmode-2d-decoder": repmode_2d_decoder,
+}

@@ -1,0 +1,55 @@
+"""The named recipes differ in what their descriptions say, and in nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.config import to_dict
+from vesuvius.recipes import RECIPES
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one, with names joined by dots."""
+    found = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found
+
+
+def differences(first: str, second: str) -> set[str]:
+    """Return the settings in which two recipes differ."""
+    a, b = (flat(to_dict(RECIPES[name]())) for name in (first, second))
+    return {name for name in a if a[name] != b[name]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "groups"),
+    [
+        ("buckets", "repmode-buckets", {"network.decoder"}),
+        ("repmode-buckets", "repmode-buckets-v2", {"network.dropout"}),
+        ("repmode-buckets", "repmode-2", {"sampling", "augment"}),
+        ("repmode-buckets", "repmode-2d-module", {"window.intensity", "sampling"}),
+        ("repmode-2", "repmode-2d-decoder", {"network.decoder", "window.intensity"}),
+    ],
+)
+def test_recipes_differ_in_what_the_experiments_did(first, second, groups):
+    found = differences(first, second)
+    assert all(any(name.startswith(group) for name in found) for group in groups)
+    assert all(any(name.startswith(group) for group in groups) for name in found)
+
+
+def test_the_experiments_are_those_of_the_slides():
+    recipes = {name: RECIPES[name]() for name in RECIPES if name.startswith("repmode-2")}
+    module, two, decoder = (recipes[f"repmode-2{end}"] for end in ("d-module", "", "d-decoder"))
+    assert (module.network.decoder, module.network.dropout) == ("3d", 0)
+    assert not any(to_dict(module.augment).values())
+    assert (two.window.intensity, two.network.decoder) == ("zscore", "3d")
+    assert (two.augment.flip, two.augment.brightness_contrast) == (0.5, 0.15)
+    assert (decoder.window.intensity, decoder.network.base_channels) == ("raw", 16)
+    assert RECIPES["repmode-buckets-v2"]().network.dropout == 0.2
+    for recipe in recipes.values():
+        assert recipe.network.collapse == "z-as-channels"
+        assert (recipe.loss.smoothing, recipe.training.clip_norm) == (0.25, 3.0)
