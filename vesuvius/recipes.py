@@ -8,7 +8,8 @@ from typing import Literal
 
 from core.training import TrainingConfig
 from vesuvius.augment import AugmentConfig
-from vesuvius.networks.repmode import NetworkConfig
+from vesuvius.networks.registry import NetworkConfig
+from vesuvius.networks.repmode import RepModeConfig
 from vesuvius.sampling import SamplingConfig
 
 
@@ -116,7 +117,7 @@ def buckets() -> InkRecipe:
     and transposed convolutions.
     """
     return InkRecipe(
-        network=NetworkConfig(
+        network=RepModeConfig(
             base_channels=16, num_stages=4, activation="mish", resample_activation="funnel"
         ),
         window=WindowConfig(num_layers=64, intensity="zscore"),
@@ -143,7 +144,7 @@ def small() -> InkRecipe:
     few patches the experts of size 5, and a loss that is mostly Dice, learned far more slowly.
     """
     return InkRecipe(
-        network=NetworkConfig(
+        network=RepModeConfig(
             base_channels=8,
             num_stages=3,
             activation="relu",

@@ -31,13 +31,12 @@ from vesuvius.folds import (
 )
 from vesuvius.inkmap import (
     INK_TASK,
-    MODEL,
     TASKS,
     Window,
     ink_predictor,
     window_reader,
 )
-from vesuvius.networks.repmode import build_network
+from vesuvius.networks.registry import build_network, model_name
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig
@@ -57,7 +56,8 @@ class Train:
 
     data: Path
     out: Path
-    recipe: Annotated[InkRecipe, tyro.conf.arg(name="")]
+    # without subcommands the recipe decides which network it is, and its options are shown
+    recipe: Annotated[InkRecipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     resume: bool = False
 
     def __call__(self) -> FitResult:
@@ -196,7 +196,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return what a checkpoint must say about itself to be used and traced."""
     return {
-        "model": MODEL,
+        "model": model_name(recipe.network),
         "recipe": to_dict(recipe),
         "tasks": list(TASKS),
         "num_layers": max(map(depth, volumes.values())),

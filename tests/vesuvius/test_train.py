@@ -92,7 +92,7 @@ def test_whole_fragment_can_be_held_out(prepared, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_complete_and_its_network_is_built(name):
-    from vesuvius.networks.repmode import build_network
+    from vesuvius.networks.registry import build_network
 
     recipe = RECIPES[name]()
     assert RECIPES[name].__doc__.startswith("Return ")

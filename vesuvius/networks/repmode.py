@@ -15,7 +15,7 @@ ActivationName = Literal["relu", "mish", "funnel", "flexible"]
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class RepModeConfig:
     """Sizes and choices of the ink network.
 
     Args:
@@ -50,7 +50,7 @@ class NetworkConfig:
             raise ValueError(f"dropout {self.dropout} is outside 0..1; use 0 for none")
 
 
-def build_network(config: NetworkConfig, num_layers: int, num_tasks: int) -> TaskConditioned:
+def build(config: RepModeConfig, num_layers: int, num_tasks: int) -> TaskConditioned:
     """Return the ink network: volumes (N, 1, Z, Y, X) and tasks (N,) to logits (N, 1, Y, X).
 
     Args:
