@@ -80,7 +80,7 @@ def export(
 
 def signature_of(recipe: InkRecipe) -> Signature:
     """Return what the exported model of a recipe takes and returns."""
-    multiple = 2**recipe.network.num_stages
+    multiple = recipe.network.multiple
     return Signature(
         inputs=(
             Input("tiles", torch.uint8, ("N", recipe.window.num_layers, "Y", "X"), 0, 255),

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from core.activations import ACTIVATIONS
-from core.collapse import CollapsedUNet
 from core.deploy import specialize
+from core.map_networks import CollapsedUNet
 from core.mode import MoDE
 from core.unet3d import Parts, RepModeUNet, TaskConditioned
 

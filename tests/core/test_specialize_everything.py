@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from core.activations import ACTIVATIONS
-from core.collapse import COLLAPSES, CollapsedUNet, UNetThenCollapse
+from core.collapse import COLLAPSES
 from core.deploy import specialize
 from core.extend import extend
+from core.map_networks import CollapsedUNet, UNetThenCollapse
 from core.mode import MoDE
 from core.unet3d import Parts, RepModeUNet, TaskConditioned
 

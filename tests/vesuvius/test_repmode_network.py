@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.collapse import COLLAPSES, CollapsedUNet, UNetThenCollapse, ZAsChannels
+from core.collapse import COLLAPSES, ZAsChannels
+from core.map_networks import CollapsedUNet, UNetThenCollapse
 from core.mode import MoDE
 from vesuvius.networks.registry import build_network
 from vesuvius.networks.repmode import RepModeConfig
