@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from core.losses import LossWeights, MapLoss
 from core.training import TrainingConfig
 from vesuvius.augment import AugmentConfig
 from vesuvius.networks.registry import NetworkConfig
@@ -37,21 +38,41 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Dice + soft binary cross-entropy.
+    """A weighted sum of losses; a weight of 0 leaves one out.
 
     Args:
+        dice_weight: Weight of Dice.
+        bce_weight: Weight of the binary cross-entropy.
+        focal_weight: Weight of the focal loss.
+        mse_weight: Weight of the squared error of the probability.
+        ssim_weight: Weight of 1 - structural similarity.
         smoothing: Label smoothing of the cross-entropy: labels 0 and 1 become s and 1 - s.
-        dice_weight: Weight of Dice; the cross-entropy has the rest.
+        focal_alpha: Weight of ink in the focal loss, 0..1; papyrus has the rest.
+        focal_gamma: How far the focal loss looks away from easy pixels; 0 not at all.
     """
 
-    smoothing: float = 0.25
     dice_weight: float = 0.5
+    bce_weight: float = 0.5
+    focal_weight: float = 0.0
+    mse_weight: float = 0.0
+    ssim_weight: float = 0.0
+    smoothing: float = 0.25
+    focal_alpha: float = 0.3
+    focal_gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 0.5:
-            raise ValueError(f"loss.smoothing is {self.smoothing}; allowed is 0 up to below 0.5")
-        if not 0 <= self.dice_weight <= 1:
-            raise ValueError(f"loss.dice_weight is {self.dice_weight}; allowed is 0..1")
+        self.make()
+
+    def make(self) -> MapLoss:
+        """Return the loss.
+
+        Raises:
+            ValueError: If a setting is out of range.
+        """
+        weights = LossWeights(
+            self.dice_weight, self.bce_weight, self.focal_weight, self.mse_weight, self.ssim_weight
+        )
+        return MapLoss(weights, self.smoothing, self.focal_alpha, self.focal_gamma)
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ def buckets() -> InkRecipe:
         window=WindowConfig(num_layers=64, intensity="zscore"),
         sampling=SamplingConfig(patch_size=64, num_buckets=10, bucket_cap=1000, num_void=5000),
         augment=NO_AUGMENTATION,
-        loss=LossConfig(smoothing=0.25, dice_weight=0.5),
+        loss=LossConfig(),
         validation=ValidationConfig(),
         training=TrainingConfig(
             epochs=19,
@@ -154,7 +175,7 @@ def small() -> InkRecipe:
         window=WindowConfig(num_layers=16, intensity="zscore"),
         sampling=SamplingConfig(patch_size=64, num_buckets=10, bucket_cap=30, num_void=150),
         augment=replace(NO_AUGMENTATION, flip=0.5, rotate90=0.5),
-        loss=LossConfig(smoothing=0.05, dice_weight=0.25),
+        loss=LossConfig(smoothing=0.05, dice_weight=0.25, bce_weight=0.75),
         validation=ValidationConfig(),
         training=TrainingConfig(
             epochs=7,

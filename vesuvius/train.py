@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from core.config import to_dict
 from core.deploy import specialize
 from core.inference import choose_device, stream
-from core.losses import DiceBCELoss
 from core.metrics import ProbabilityHistogram
 from core.plan import plan, summary
 from core.terminal import note
@@ -206,10 +205,10 @@ def describe(
 
 
 class InkLoss:
-    """Dice + soft BCE of a batch inside the papyrus mask."""
+    """The loss of a batch inside the papyrus mask."""
 
     def __init__(self, config: LossConfig) -> None:
-        self._loss = DiceBCELoss(config.smoothing, config.dice_weight)
+        self._loss = config.make()
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor]
