@@ -19,6 +19,19 @@ from core.collapse import FeatureShape, encoder_shapes, make_collapse
 from core.unet3d import Decoder, Encoder, Parts, pad_to_multiple
 
 
+class PlainConv2d(nn.Conv2d):
+    """A convolution of maps with zero "same" padding, deaf to the condition."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int = 3, bias: bool = False
+    ) -> None:
+        super().__init__(in_channels, out_channels, size, padding=size // 2, bias=bias)
+
+    def forward(self, x: Tensor, *condition: Any) -> Tensor:
+        """Convolve maps (N, I, Y, X)."""
+        return super().forward(x)
+
+
 class MapNetwork(nn.Module):
     """Any 3D encoder, its features turned 2D, any 2D decoder, and a head.
 

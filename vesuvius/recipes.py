@@ -9,8 +9,11 @@ from typing import Literal
 from core.losses import LossWeights, MapLoss
 from core.training import TrainingConfig
 from vesuvius.augment import AugmentConfig
+from vesuvius.networks.i3d import I3DConfig
 from vesuvius.networks.registry import NetworkConfig
 from vesuvius.networks.repmode import RepModeConfig
+from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
+from vesuvius.networks.stack_2d import Stack2DConfig
 from vesuvius.sampling import SamplingConfig
 
 
@@ -225,6 +228,34 @@ def repmode_2d_decoder() -> InkRecipe:
     )
 
 
+def i3d() -> InkRecipe:
+    """Return the inflated Inception network, headless, with the data of `repmode-buckets`."""
+    return replace(repmode_buckets(), network=I3DConfig())
+
+
+def stack_2d() -> InkRecipe:
+    """Return a 2.5D network: 16 layers as the channels of a timm encoder, a 2D decoder."""
+    return replace(repmode_segformer(), network=Stack2DConfig())
+
+
+def repmode_segformer() -> InkRecipe:
+    """Return our best: experts over 16 layers in 3D, each feature turned 2D, a SegFormer decoder.
+
+    What the public winners agree on around it: few layers in the middle of the sheet, shifted up
+    and down at random, larger patches, dropped layers, average weights.
+    """
+    recipe = buckets()
+    return replace(
+        recipe,
+        network=RepModeSegformerConfig(),
+        window=replace(recipe.window, num_layers=16, z_shift=2),
+        sampling=replace(recipe.sampling, patch_size=128, translation=(-64, 32)),
+        augment=replace(AUGMENTATION, layer_dropout=2),
+        loss=LossConfig(smoothing=0.1),
+        training=replace(recipe.training, learning_rate=3e-4, warmup_epochs=1, ema_decay=0.99),
+    )
+
+
 NO_AUGMENTATION = AugmentConfig(
     flip=0.0, rotate90=0.0, brightness_contrast=0.0, noise=0.0, layer_dropout=0
 )
@@ -246,4 +277,7 @@ RECIPES: dict[str, Callable[[], InkRecipe]] = {
     "repmode-buckets": repmode_buckets,
     "repmode-buckets-v2": repmode_buckets_v2,
     "repmode-2d-decoder": repmode_2d_decoder,
+    "i3d": i3d,
+    "stack-2d": stack_2d,
+    "repmode-segformer": repmode_segformer,
 }

@@ -35,7 +35,7 @@ from vesuvius.inkmap import (
     ink_predictor,
     window_reader,
 )
-from vesuvius.networks.registry import build_network, model_name
+from vesuvius.networks.registry import build_network, load_pretrained, model_name
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig
@@ -104,9 +104,9 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     validator = Validator(volumes, pieces, windows, recipe.validation)
     torch.manual_seed(seed)
     model = build_network(recipe.network, recipe.window.num_layers, len(TASKS))
-    batch_size, patch = recipe.training.batch_size, recipe.sampling.patch_size
-    shape = (batch_size, 1, recipe.window.num_layers, patch, patch)
-    note(summary(plan(model, shape, [INK_TASK] * batch_size, choose_device("auto").type)))
+    if not resume:
+        load_pretrained(model, recipe.network, recipe.window.num_layers)
+    _note_plan(model, recipe)
     return fit(
         model,
         dataset,
@@ -117,6 +117,15 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         describe(recipe, volumes, pieces),
         resume,
     )
+
+
+def _note_plan(model: TaskConditioned, recipe: InkRecipe) -> None:
+    """Tell which way the mixtures of a network will take, if it has any."""
+    batch_size, patch = recipe.training.batch_size, recipe.sampling.patch_size
+    shape = (batch_size, 1, recipe.window.num_layers, patch, patch)
+    layers = plan(model, shape, [INK_TASK] * batch_size, choose_device("auto").type)
+    if layers:
+        note(summary(layers))
 
 
 def open_volumes(data: Path) -> dict[str, PreparedVolume]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from core.config import to_dict
-from vesuvius.recipes import RECIPES
+from core.config import from_dict, to_dict
+from vesuvius.networks.registry import build_network
+from vesuvius.recipes import RECIPES, InkRecipe
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -22,7 +24,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(first: str, second: str) -> set[str]:
     """Return the settings in which two recipes differ."""
     a, b = (flat(to_dict(RECIPES[name]())) for name in (first, second))
-    return {name for name in a if a[name] != b[name]}
+    return {name for name in a | b if name not in a or name not in b or a[name] != b[name]}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,8 @@ def differences(first: str, second: str) -> set[str]:
         ("repmode-buckets", "repmode-2", {"sampling", "augment"}),
         ("repmode-buckets", "repmode-2d-module", {"window.intensity", "sampling"}),
         ("repmode-2", "repmode-2d-decoder", {"network.decoder", "window.intensity"}),
+        ("repmode-buckets", "i3d", {"network"}),
+        ("repmode-segformer", "stack-2d", {"network"}),
     ],
 )
 def test_recipes_differ_in_what_the_experiments_did(first, second, groups):
@@ -53,3 +57,15 @@ def test_the_experiments_are_those_of_the_slides():
     for recipe in recipes.values():
         assert recipe.network.collapse == "z-as-channels"
         assert (recipe.loss.smoothing, recipe.training.clip_norm) == (0.25, 3.0)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_complete_and_its_network_is_built(name):
+    recipe = RECIPES[name]()
+    assert RECIPES[name].__doc__.startswith("Return ")
+    assert from_dict(InkRecipe, to_dict(recipe)) == recipe
+    with torch.device("meta"):
+        network = build_network(recipe.network, recipe.window.num_layers, num_tasks=1)
+    assert sum(parameter.numel() for parameter in network.parameters()) > 10_000
+    assert recipe.sampling.patch_size % recipe.network.multiple == 0
+    assert recipe.validation.tile_size % recipe.network.multiple == 0

@@ -15,11 +15,11 @@ import pytest
 
 from core.checkpoint import WEIGHTS, load
 from core.metrics import ProbabilityHistogram
-from tests.vesuvius.conftest import NUM_LAYERS, tiny_recipe, write_fragment
+from tests.vesuvius.conftest import NUM_LAYERS, tiny_recipe
 from vesuvius.folds import Piece
 from vesuvius.inkmap import load_model
 from vesuvius.prepare import prepare
-from vesuvius.recipes import RECIPES, LossConfig, ValidationConfig, WindowConfig, buckets
+from vesuvius.recipes import LossConfig, ValidationConfig, WindowConfig
 from vesuvius.train import open_volumes, train
 
 
@@ -88,32 +88,6 @@ def test_whole_fragment_can_be_held_out(prepared, tmp_path):
     train(prepared, tmp_path / "run", recipe)
     roles = {piece.fragment: piece.role for piece in stored_pieces(tmp_path / "run")}
     assert roles == {"1": "train", "2": "validation"}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_complete_and_its_network_is_built(name):
-    from vesuvius.networks.registry import build_network
-
-    recipe = RECIPES[name]()
-    assert RECIPES[name].__doc__.startswith("Return ")
-    network = replace(recipe.network, base_channels=1)
-    build_network(network, recipe.window.num_layers, num_tasks=1)
-
-
-def test_buckets_recipe_trains_and_ends_in_a_checkpoint(fragments, tmp_path):
-    folder = tmp_path / "deep"
-    write_fragment(folder, seed=5, size=(160, 200))
-    prepare((folder,), out=tmp_path / "data")
-    recipe = buckets()
-    recipe = replace(
-        recipe,
-        network=replace(recipe.network, base_channels=1),
-        window=replace(recipe.window, num_layers=NUM_LAYERS),
-        sampling=replace(recipe.sampling, bucket_cap=1, num_void=1),
-        validation=replace(recipe.validation, gap=32),
-        training=replace(recipe.training, epochs=1, warmup_epochs=0.5, batch_size=2, num_workers=0),
-    )
-    assert train(tmp_path / "data", tmp_path / "run", recipe).best_path.is_file()
 
 
 def test_bad_data_is_named_before_anything_is_written(prepared, fragments, tmp_path):

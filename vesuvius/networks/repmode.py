@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from core.activations import ActivationName
 from core.collapse import CollapseName
 from core.gatrep import REPMODE_EXPERTS
 from core.map_networks import CollapsedUNet, UNetThenCollapse, halvings
 from core.mode import Mixture, MoDE
 from core.unet3d import Parts, TaskConditioned, Upsampling
-
-ActivationName = Literal["relu", "mish", "funnel", "flexible"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ def build(config: RepModeConfig, num_layers: int, num_tasks: int) -> TaskConditi
         num_layers: Z, the layers of the window.
         num_tasks: Number of tasks, at least 1.
     """
-    experts = tuple(e for e in REPMODE_EXPERTS if e.size <= config.largest_expert)
-    make_conv = partial(MoDE, num_tasks=num_tasks, mixture=Mixture(experts))
+    make_conv = partial(MoDE, num_tasks=num_tasks, mixture=experts_up_to(config.largest_expert))
     choices = (config.activation, config.resample_activation, config.dropout)
     kind, num_axes = (CollapsedUNet, 2) if config.decoder == "2d" else (UNetThenCollapse, 3)
     network = kind(
@@ -84,3 +82,8 @@ def build(config: RepModeConfig, num_layers: int, num_tasks: int) -> TaskConditi
         output_stride=config.output_stride,
     )
     return TaskConditioned(network, num_tasks)
+
+
+def experts_up_to(size: int) -> Mixture:
+    """Return the mixture of those of RepMode's five experts that are not larger than `size`."""
+    return Mixture(tuple(expert for expert in REPMODE_EXPERTS if expert.size <= size))
