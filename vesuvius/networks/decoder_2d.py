@@ -49,6 +49,12 @@ class LibraryDecoder(nn.Module):
 
             self.out_channels = SEGFORMER_WIDENING * width
             self.decoder = SegformerDecoder(encoder_channels, len(channels), self.out_channels)
+            # Its linear layers over pixels as the convolutions they are: the reshapes around them
+            # cannot be exported for any number of samples.
+            self.decoder.mlp_stage = nn.ModuleList(
+                nn.Conv2d(mlp.linear.in_features, self.out_channels, 1)
+                for mlp in self.decoder.mlp_stage
+            )
             return
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
