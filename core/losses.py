@@ -95,7 +95,7 @@ class MapLoss(nn.Module):
 
         Args:
             logits_N1YX: Float, any range.
-            label_N1YX: 0 or 1, any dtype.
+            label_N1YX: 0 or 1, or between where patches were mixed, any dtype.
             valid_N1YX: Nonzero where a pixel counts, any dtype; all do if None.
 
         Returns:

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+import torch
 
-from core.checkpoint import WEIGHTS, load
+from core.checkpoint import TRAINING_STATE, WEIGHTS, load, save
+from core.training import _train_epoch
 from tests.vesuvius.conftest import tiny_recipe
 from vesuvius.ensemble import EnsembleConfig, load_ensemble
 from vesuvius.inkmap import load_model
@@ -74,8 +76,6 @@ def test_a_recipe_trains_two_steps_and_predicts(name, prepared, fragments, tmp_p
 
 
 def test_a_checkpoint_whose_network_this_version_does_not_know_is_refused(run, tmp_path):
-    from core.checkpoint import save
-
     tensors, meta = load(run / "checkpoints" / "best.safetensors", WEIGHTS)
     meta["description"]["model"] = "vesuvius.networks.oracle"
     save(tmp_path / "other.safetensors", WEIGHTS, tensors, meta)
@@ -86,3 +86,35 @@ def test_a_checkpoint_whose_network_this_version_does_not_know_is_refused(run, t
     save(tmp_path / "typed.safetensors", WEIGHTS, tensors, meta)
     with pytest.raises(ValueError, match=r"network: unknown type 'OracleConfig', known are"):
         load_model(tmp_path / "typed.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["i3d", "stack-2d", "repmode-segformer"])
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(
+    name, prepared, tmp_path, monkeypatch
+):
+    recipe = cut_down(RECIPES[name]())
+    ends = []
+    for out in (tmp_path / "whole", tmp_path / "stopped"):
+        if out.name == "stopped":
+            monkeypatch.setattr("core.training._train_epoch", stopping_after_1(_train_epoch))
+            with pytest.raises(KeyboardInterrupt):
+                train(prepared, out, recipe)
+            monkeypatch.undo()
+        train(prepared, out, recipe, resume=out.name == "stopped")
+        ends.append(load(out / "checkpoints" / "last.safetensors", TRAINING_STATE)[0])
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def stopping_after_1(function):
+    """Return `function` made to raise at its second call."""
+    calls = []
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return stopped

@@ -12,6 +12,7 @@ from torch import nn
 from core.activations import FlexibleReLU
 from core.collapse import COLLAPSES
 from core.deploy import specialize
+from core.losses import MapLoss
 from core.mode import MoDE
 from core.stochastic import draw_sample, place
 from core.torchvision_guard import ensure_torchvision
@@ -139,6 +140,28 @@ def test_dropout_acts_in_training_alone(config):
     with torch.no_grad():
         assert not torch.equal(model.train()(x, task), model(x, task))
         assert torch.equal(model.eval()(x, task), model(x, task))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_network_learns_which_columns_have_ink(name):
+    config = CONFIGS[name]
+    wider = {"base_channels": 8, "decoder_channels": 4}
+    config = replace(config, **{key: wider[key] for key in wider if hasattr(config, key)})
+    model = network(config).train()
+    label = torch.zeros(4, 1, 64, 64)
+    for n in range(4):
+        label[n, 0, 8 * n : 8 * n + 20, 10:50] = 1
+    x = torch.randn(4, 1, NUM_LAYERS, 64, 64)
+    x[:, :, 2:4] += 2 * label[:, :, None]
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(40):
+        loss, _ = MapLoss(smoothing=0.05)(model(x, torch.tensor([0, 1, 0, 1])), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
 
 
 def test_widths_are_scaled():
