@@ -68,10 +68,15 @@ class RunFolder:
             "rate follows it) or choose another --out"
         )
 
-    def start(self, config: Mapping[str, Any], device: torch.device) -> None:
-        """Write the configuration of a new run and where it began."""
+    def start(
+        self, config: Mapping[str, Any], device: torch.device, files: Mapping[str, str]
+    ) -> None:
+        """Write the configuration of a new run, where it began, and further text files by name."""
         write_json(self.config_path, config)
         write_json(self.path / "provenance.json", collect(device))
+        for name, text in files.items():
+            with atomic_path(self.path / name) as partial:
+                partial.write_text(text, encoding="utf-8")
 
 
 class RunLog:

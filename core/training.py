@@ -45,6 +45,7 @@ def fit(
     run_path: str | Path,
     description: Mapping[str, Any],
     resume: bool = False,
+    files: Mapping[str, str] | None = None,
 ) -> FitResult:
     """Train `model` and keep its best weights.
 
@@ -59,6 +60,7 @@ def fit(
         run_path: Folder for config.json, metrics.jsonl, checkpoints, previews and TensorBoard.
         description: What the run is (recipe, tasks), JSON-able; kept in every checkpoint.
         resume: Continue the run in `run_path` from its last checkpoint.
+        files: Further text files for the folder of a new run, by name.
 
     Returns:
         How the run ended.
@@ -74,7 +76,7 @@ def fit(
     folder.check_resumable() if resume else folder.check_new()
     run = _set_up(model, len(dataset), config, folder, description)
     try:
-        run.restore() if resume else run.start()
+        run.restore() if resume else run.start(files or {})
         batches = _batches(run, dataset)
         with run.open_log() as log:
             while run.position.epoch < config.epochs:
@@ -198,10 +200,10 @@ class _Run:
         num_samples = batches * self.config.batch_size
         return RunLog(self.folder.path, self.position.epoch, self.steps, num_samples)
 
-    def start(self) -> None:
+    def start(self, files: Mapping[str, str]) -> None:
         """Write the configuration of the new run."""
         if self.accelerator.is_main_process:
-            self.folder.start(self.identity, self.accelerator.device)
+            self.folder.start(self.identity, self.accelerator.device, files)
 
     def restore(self) -> None:
         """Go back to the last checkpoint.

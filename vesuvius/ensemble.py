@@ -197,5 +197,6 @@ def _seen_by(model: InkModel) -> dict[str, Any]:
         "num_layers": window.num_layers,
         "z_start": window.z_start,
         "intensity": window.intensity,
+        "percentiles": window.percentiles,
         "volumes of layers": model.num_layers,
     }

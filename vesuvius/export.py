@@ -23,6 +23,9 @@ INTENSITY = {
     "raw": "offset 0, scale 1/255",
     "zscore": "offset is the mean and scale is 1 / standard deviation of the fragment's values, "
     "inside its papyrus mask and over the layers of the window",
+    "percentile": "offset and 1 / scale are the lower percentile of the fragment's values and the "
+    "distance to the upper one, inside its papyrus mask and over the layers of the window; the "
+    "file clips what it computes from them to 0..1",
 }
 
 
@@ -31,15 +34,19 @@ class InkTiles(nn.Module):
 
     Args:
         network: Normalised volumes (N, 1, Z, Y, X) to logits (N, 1, Y, X).
+        is_clipped: Whether normalised values are clipped to 0..1.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, is_clipped: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.is_clipped = is_clipped
 
     def forward(self, tiles_NZYX: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
         """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255."""
         x = (tiles_NZYX[:, None].float() - offset) * scale
+        if self.is_clipped:
+            x = x.clamp(0, 1)
         return torch.sigmoid(self.network(x).float())
 
 
@@ -72,7 +79,8 @@ def export(
     """
     check_target(out)
     model = load_model(run)
-    network = InkTiles(specialize(model.network, task))
+    is_clipped = model.recipe.window.intensity == "percentile"
+    network = InkTiles(specialize(model.network, task), is_clipped)
     export_network(
         network, signature_of(model.recipe), out, collect(**_facts(model, task)), precision
     )
@@ -105,5 +113,6 @@ def _facts(model: InkModel, task: int) -> dict[str, Any]:
         "layer_order": "as stored",
         "values": "0..255; 16-bit layers are value >> 8",
         "intensity": window.intensity,
+        "percentiles": list(window.percentiles) if window.intensity == "percentile" else None,
         "normalisation": f"(tiles - offset) * scale; {INTENSITY[window.intensity]}",
     }

@@ -6,8 +6,9 @@ neighbouring voxels share fibres, ink strokes and, through the patches, each oth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Literal, get_args
 
@@ -77,8 +78,8 @@ def hold_out_stripes(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction {fraction} for {name} is not allowed; above 0 and below 1")
-    y_start, y_stop, x_start, x_stop = box = _bounding_box(name, mask_YX)
-    is_wider = x_stop - x_start > y_stop - y_start
+    box = _bounding_box(name, mask_YX)
+    is_wider = _is_wider(box)
     start, stop = box[2:] if is_wider else box[:2]
     count = np.count_nonzero(mask_YX, axis=0 if is_wider else 1)[start:stop]
     # The first line with no more than `fraction` of the papyrus from it to the end.
@@ -89,15 +90,94 @@ def hold_out_stripes(
             f"{name}: papyrus {stop - start} px long leaves nothing to train on beside a "
             f"validation fraction of {fraction} and a gap of {gap} px; make one of them smaller"
         )
-    if is_wider:
-        return [
-            Piece(name, y_start, y_stop, start, cut - gap, "train"),
-            Piece(name, y_start, y_stop, cut, stop, "validation"),
-        ]
-    return [
-        Piece(name, start, cut - gap, x_start, x_stop, "train"),
-        Piece(name, cut, stop, x_start, x_stop, "validation"),
-    ]
+    return _hold_out(name, box, cut, stop, gap)
+
+
+def hold_out_stripe(
+    masks: Mapping[str, NDArray[np.bool_]],
+    held_out: str | None,
+    num_stripes: int,
+    stripe: int,
+    gap: int,
+) -> list[Piece]:
+    """Cut fragments across their longer side into stripes and validate on one of them.
+
+    Args:
+        masks: Papyrus mask (Y, X) bool of each fragment by name; pieces cover its bounding box.
+        held_out: Name of the fragment to cut; None cuts every one, else the others are trained
+            on whole.
+        num_stripes: Number of stripes with about as much papyrus each; 2 are halves.
+        stripe: Which one is held out, counted from 0 at the top (or left).
+        gap: Rows (or columns) left out on both sides of it; at least 0.
+
+    Returns:
+        Of each fragment that is cut, the validation piece after one training piece before and one
+        behind it; a side on which the gap leaves nothing has none.
+
+    Raises:
+        ValueError: A mask is black, the fragment or stripe does not exist, or a fragment that is
+            cut has no training left.
+    """
+    if held_out is not None and held_out not in masks:
+        raise ValueError(f"cannot cut {held_out!r} of the fragments {', '.join(masks)}; name one")
+    if not 0 <= stripe < num_stripes:
+        raise ValueError(f"there is no stripe {stripe} of {num_stripes}; they count from 0")
+    pieces = []
+    for name, mask_YX in masks.items():
+        box = _bounding_box(name, mask_YX)
+        if held_out in (None, name):
+            pieces += _cut_stripe(name, mask_YX, box, num_stripes, stripe, gap)
+        else:
+            pieces.append(Piece(name, *box, "train"))
+    return pieces
+
+
+def _cut_stripe(
+    name: str,
+    mask_YX: NDArray[np.bool_],
+    box: tuple[int, int, int, int],
+    num_stripes: int,
+    stripe: int,
+    gap: int,
+) -> list[Piece]:
+    """Return the pieces of one fragment."""
+    axis = int(_is_wider(box))
+    first, last = box[2 * axis : 2 * axis + 2]
+    papyrus = np.count_nonzero(mask_YX, axis=1 - axis)[first:last].cumsum()
+    shares = papyrus[-1] * np.arange(1, num_stripes) / num_stripes
+    cuts = first + 1 + np.searchsorted(papyrus, shares)  # a stripe ends with the line that fills it
+    edges = [first, *cuts.tolist(), last]
+    pieces = _hold_out(name, box, edges[stripe], edges[stripe + 1], gap)
+    if {piece.role for piece in pieces} != set(get_args(Role)):
+        raise ValueError(
+            f"{name}: papyrus {last - first} px long leaves nothing to train or validate on with "
+            f"{num_stripes} stripes and a gap of {gap} px; make one of them smaller"
+        )
+    return pieces
+
+
+def _is_wider(box: tuple[int, int, int, int]) -> bool:
+    y_start, y_stop, x_start, x_stop = box
+    return x_stop - x_start > y_stop - y_start
+
+
+def _hold_out(
+    name: str, box: tuple[int, int, int, int], start: int, stop: int, gap: int
+) -> list[Piece]:
+    """Return what is left of a box for training, and its lines start..stop for validation.
+
+    Lines run across the longer side. Of lines 0..100, with 40..60 held out and a gap of 10, 0..30
+    and 70..100 are trained on.
+    """
+    y_start, y_stop, x_start, x_stop = box
+    first, last = (x_start, x_stop) if _is_wider(box) else (y_start, y_stop)
+    ranges: list[tuple[int, int, Role]] = [
+        (first, start - gap, "train"), (stop + gap, last, "train"), (start, stop, "validation"),
+    ]  # fmt: skip
+    ranges = [(low, high, role) for low, high, role in ranges if low < high]
+    if _is_wider(box):
+        return [Piece(name, y_start, y_stop, low, high, role) for low, high, role in ranges]
+    return [Piece(name, low, high, x_start, x_stop, role) for low, high, role in ranges]
 
 
 def hold_out_fragment(masks: Mapping[str, NDArray[np.bool_]], held_out: str) -> list[Piece]:
@@ -144,6 +224,12 @@ def check_disjoint(pieces: Iterable[Piece], gap: int) -> None:
             raise ValueError(
                 f"{train} and {validation} {found}; at least {gap} px must lie between"
             )
+
+
+def folds_json(pieces: Iterable[Piece], gap: int) -> str:
+    """Return the pieces of a run and the gap between them as JSON."""
+    record = {"gap": gap, "pieces": [asdict(piece) for piece in pieces]}
+    return json.dumps(record, indent=2) + "\n"
 
 
 def _distance(a: Piece, b: Piece) -> int:

@@ -28,7 +28,7 @@ from PIL import Image
 from core.terminal import note
 from vesuvius.layers import is_layer, open_layers
 from vesuvius.ome_zarr import METADATA_FILES, VoxelSize, open_zarr
-from vesuvius.prepared import INK_LABEL, SUFFIX, LayersInnermost, open_prepared
+from vesuvius.prepared import INK_LABEL, LABELLED, SUFFIX, LayersInnermost, open_prepared
 
 Layout = Literal["kaggle", "segment", "tiff", "zarr", "prepared"]
 
@@ -63,6 +63,8 @@ class Fragment:
         ink_label: bool (Y, X), or None if there is none or it was not asked for.
         files: All files it was read from.
         voxel_size_um: (Z, Y, X), or None if unknown.
+        labelled_area: bool (Y, X), where the ink label is to be believed, or None if that is
+            everywhere or no label was asked for.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Fragment:
     ink_label: np.ndarray | None
     files: tuple[Path, ...]
     voxel_size_um: VoxelSize | None = None
+    labelled_area: np.ndarray | None = None
 
 
 def open_fragment(
@@ -103,6 +106,9 @@ def open_fragment(
         files = [layer.path for layer in volume.layers]
     mask_path = mask_path or _find_image(path, "mask.png", "*_mask.png")
     label_path = _find_image(path, "inklabels.png", "*inklabels.png") if with_label else None
+    area_path = None
+    if label_path is not None:
+        area_path = _find_image(path, "labelled_area.png", "*_labelled_area.png")
     if mask_path is None and layout == "kaggle":
         raise FileNotFoundError(f"{path / 'mask.png'} not found; copy the papyrus mask there")
     return Fragment(
@@ -113,8 +119,9 @@ def open_fragment(
         volume=volume,
         papyrus_mask=_read_mask(path, mask_path, volume.shape[1:]),
         ink_label=None if label_path is None else _read_fitting(label_path, volume.shape[1:]),
-        files=tuple([*files, *(Path(image) for image in (mask_path, label_path) if image)]),
+        files=tuple([*files, *(Path(p) for p in (mask_path, label_path, area_path) if p)]),
         voxel_size_um=voxel_size_um,
+        labelled_area=None if area_path is None else _read_area(area_path, volume.shape[1:]),
     )
 
 
@@ -188,9 +195,12 @@ def _name(path: Path) -> str:
 def _open_store(path: Path, mask_path: str | Path | None, with_label: bool) -> Fragment:
     """Open a prepared volume as a fragment."""
     store = open_prepared(path, with_label)
-    files = [file for file in _files_below(path) if with_label or file.name != INK_LABEL]
+    files = [
+        file for file in _files_below(path) if with_label or file.name not in (INK_LABEL, LABELLED)
+    ]
     size = store.papyrus_mask.shape
     voxel_size_um = store.info["voxel_size_um"]
+    is_all_labelled = store.labelled_papyrus is store.papyrus_mask
     return Fragment(
         name=store.name,
         path=path,
@@ -201,6 +211,7 @@ def _open_store(path: Path, mask_path: str | Path | None, with_label: bool) -> F
         ink_label=store.ink_label,
         files=tuple([*files, *([Path(mask_path)] if mask_path else [])]),
         voxel_size_um=tuple(voxel_size_um) if voxel_size_um else None,
+        labelled_area=None if is_all_labelled else store.labelled_papyrus,
     )
 
 
@@ -231,6 +242,14 @@ def _read_mask(path: Path, mask_path: str | Path | None, size: tuple[int, int]) 
     if not mask.any():
         raise ValueError(f"{mask_path} is all black, so there is no papyrus; give another mask")
     return mask
+
+
+def _read_area(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read where a fragment is labelled."""
+    area = _read_fitting(path, size)
+    if not area.any():
+        raise ValueError(f"{path} is all black, so nothing is labelled; make labelled pixels white")
+    return area
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from core.checkpoint import WEIGHTS, load, load_weights
 from core.config import from_dict
 from core.inference import Predict, Read
 from core.provenance import file_hash
+from core.terminal import note
 from core.uncertainty import Member, predictor
 from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
@@ -23,6 +25,7 @@ from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
 
 TASKS = ("ink",)
 INK_TASK = 0
+PLACE_SLACK = 2  # layers by which winners shifted the window and lost nothing
 
 
 @dataclass(frozen=True)
@@ -34,23 +37,45 @@ class Window:
         z_stop: One past the last layer.
         offset: Subtracted from every uint8 value.
         scale: Multiplied after that.
+        is_clipped: Whether what is then below 0 becomes 0, and what is above 1 becomes 1.
+        is_reversed: Whether the model sees the last of these layers first.
     """
 
     z_start: int
     z_stop: int
     offset: float
     scale: float
+    is_clipped: bool = False
+    is_reversed: bool = False
 
     @classmethod
-    def of(cls, statistics: VolumeStatistics, config: WindowConfig) -> Window:
+    def of(
+        cls, statistics: VolumeStatistics, config: WindowConfig, is_reversed: bool = False
+    ) -> Window:
         """Return the window that a recipe's choice means for one volume.
+
+        A volume that is read in reverse gives the window it would have if its layers were stored
+        the other way round.
 
         Raises:
             ValueError: If the volume has too few layers, or cannot be normalised.
         """
-        z_start, z_stop = z_window(statistics, config.num_layers, config.z_start)
-        offset, scale = intensity_scale(config.intensity, statistics, z_start, z_stop)
-        return cls(z_start, z_stop, offset, scale)
+        if is_reversed:
+            depth = len(statistics.histograms)
+            mirrored = VolumeStatistics(statistics.histograms[::-1])
+            start, stop = z_window(mirrored, config.num_layers, config.z_start)
+            z_start, z_stop = depth - stop, depth - start
+        else:
+            z_start, z_stop = z_window(statistics, config.num_layers, config.z_start)
+        offset, scale = intensity_scale(
+            config.intensity, statistics, z_start, z_stop, config.percentiles
+        )
+        is_clipped = config.intensity == "percentile"
+        return cls(z_start, z_stop, offset, scale, is_clipped, is_reversed)
+
+    def place_of(self, layer: int) -> int:
+        """Return where a layer lies in what the model sees; below 0 or beyond it if it does not."""
+        return self.z_stop - 1 - layer if self.is_reversed else layer - self.z_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +86,7 @@ class InkModel:
         network: The task-gated network, weights loaded, on the CPU.
         recipe: What it was trained with.
         num_layers: Layers of the volumes it was trained on.
+        windows: What it saw of each fragment in training, by name, as `seen_window` tells.
         threshold: Probability from which a pixel is ink, fitted on the validation pieces.
         sha256: Hash of the checkpoint file.
     """
@@ -70,6 +96,7 @@ class InkModel:
     num_layers: int
     threshold: float
     sha256: str
+    windows: dict[str, dict[str, Any]]
 
 
 def load_model(run: Path) -> InkModel:
@@ -101,7 +128,47 @@ def load_model(run: Path) -> InkModel:
     network = build_network(recipe.network, recipe.window.num_layers, len(description["tasks"]))
     load_weights(network, tensors, path)
     threshold = meta["validation"]["meta"]["threshold"]
-    return InkModel(network, recipe, description["num_layers"], threshold, file_hash(path))
+    return InkModel(
+        network,
+        recipe,
+        description["num_layers"],
+        threshold,
+        file_hash(path),
+        description["windows"],
+    )
+
+
+def seen_window(window: Window, statistics: VolumeStatistics) -> dict[str, Any]:
+    """Return what a checkpoint keeps of a training fragment's window: it and the sheet's place."""
+    return asdict(window) | {"sheet_place": window.place_of(statistics.sheet_depth)}
+
+
+def note_other_window(
+    name: str, window: Window, statistics: VolumeStatistics, model: InkModel
+) -> None:
+    """Say so if a model is about to see a fragment otherwise than those it was trained on.
+
+    Args:
+        name: Of the fragment.
+        window: What the model is about to see.
+        statistics: Of the fragment.
+        model: The model.
+    """
+    places = [seen["sheet_place"] for seen in model.windows.values()]
+    place = window.place_of(statistics.sheet_depth)
+    slack = max(PLACE_SLACK, model.recipe.window.z_shift)
+    if not min(places) - slack <= place <= max(places) + slack:
+        note(
+            f"{name}: its sheet lies at layer {place} of the window, in training it lay at "
+            f"{min(places)}..{max(places)}; check --z-start and whether the layers are complete"
+        )
+    seen = model.windows.get(name)
+    if seen and seen["is_reversed"] != window.is_reversed:
+        order = {True: "from the last layer to the first", False: "as stored"}
+        note(
+            f"{name}: its layers are read {order[window.is_reversed]}, in training a fragment of "
+            f"this name was read {order[seen['is_reversed']]}; check --reverse-layers"
+        )
 
 
 class InkProbability(nn.Module):
@@ -120,6 +187,8 @@ class InkProbability(nn.Module):
     def forward(self, tiles_NZYX: torch.Tensor) -> torch.Tensor:
         """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255."""
         x = (tiles_NZYX[:, None] - self.window.offset) * self.window.scale
+        if self.window.is_clipped:
+            x = x.clamp(0, 1)
         return torch.sigmoid(self.network(x).float())
 
 
@@ -139,6 +208,7 @@ def window_reader(volume: VolumeReader, window: Window, piece: Piece | None = No
     y, x = (piece.y_start, piece.slices[1]) if piece else (0, slice(None))
 
     def read(start: int, stop: int) -> np.ndarray:
-        return volume.read(window.z_start, window.z_stop, y + start, y + stop)[:, :, x]
+        layers = volume.read(window.z_start, window.z_stop, y + start, y + stop)[:, :, x]
+        return np.ascontiguousarray(layers[::-1]) if window.is_reversed else layers
 
     return read

@@ -18,7 +18,7 @@ from core.uncertainty import predictor
 from core.unet3d import check_tasks
 from vesuvius.ensemble import Ensemble, EnsembleConfig, load_ensemble
 from vesuvius.fragment import Fragment, fingerprint, open_fragment
-from vesuvius.inkmap import INK_TASK, InkModel, Window, window_reader
+from vesuvius.inkmap import INK_TASK, InkModel, Window, note_other_window, window_reader
 from vesuvius.prediction_folder import PredictionFolder
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 
@@ -32,6 +32,7 @@ def predict(
     out: Path,
     mask: Path | None = None,
     z_start: int | None = None,
+    reverse_layers: bool = False,
     task: int = INK_TASK,
     tile_size: int = 128,
     stride: int = 64,
@@ -54,8 +55,8 @@ def predict(
         fragment: Folder in Kaggle layout, scroll segment, TIFF layers, OME-Zarr or prepared volume.
         out: Folder to write.
         mask: Papyrus mask (PNG) to use instead of the fragment's own.
-        z_start: First layer of the window; by default that of the recipe, or the window is centred
-            on the sheet.
+        z_start: First layer of the window; by default as in training, or centred on the sheet.
+        reverse_layers: Read the layers from the last to the first; z_start counts from there.
         task: Index of the task to predict; 0 is ink.
         tile_size: Rows and columns of a tile.
         stride: Step between tiles, at most tile_size; half of it blends most smoothly.
@@ -72,10 +73,10 @@ def predict(
     ensemble = load_ensemble(run, averaged)
     opened = open_fragment(fragment, mask, with_label=False)
     _check_layers(opened, ensemble.models[0], z_start)
-    recipe = ensemble.models[0].recipe
     settings = ensemble.settings() | {
         "input_fingerprint": fingerprint(opened),
-        "z_start": recipe.window.z_start if z_start is None else z_start,
+        "z_start": ensemble.models[0].recipe.window.z_start if z_start is None else z_start,
+        "reverse_layers": reverse_layers,
         "task": task,
         "tile_size": tile_size,
         "stride": stride,
@@ -127,7 +128,13 @@ class _Job:
 
     @cached_property
     def _window(self) -> Window:
-        return choose_window(self.fragment, self.ensemble.models[0], self.settings["z_start"])
+        return choose_window(
+            self.fragment, self.ensemble.models[0], self.settings["z_start"], self._is_reversed
+        )
+
+    @property
+    def _is_reversed(self) -> bool:
+        return bool(self.settings["reverse_layers"])
 
     @cached_property
     def _plan(self) -> TilePlan:
@@ -143,9 +150,10 @@ class _Job:
         for model in self.ensemble.models:
             check_tasks([self.settings["task"]], model.network.num_tasks)
         number = self.ensemble.num_members
+        order = ", reversed" if self._is_reversed else ""
         note(
             f"{self.fragment.name}: layers {self._window.z_start}..{self._window.z_stop - 1} of "
-            f"{self.fragment.volume.shape[0]}, on {self.settings['device']}"
+            f"{self.fragment.volume.shape[0]}{order}, on {self.settings['device']}"
             + (f", mean of {number} predictions" if number > 1 else "")
         )
         _ = self._plan
@@ -184,7 +192,7 @@ class _Job:
             threshold=ensemble.threshold,
             window=asdict(self._window),
             intensity=ensemble.models[0].recipe.window.intensity,
-            layer_order="as stored",
+            layer_order="reversed" if self._is_reversed else "as stored",
             tta=ensemble.describe_views(),
             mc_samples=ensemble.config.mc_samples,
             num_predictions=ensemble.num_members,
@@ -197,20 +205,25 @@ def _advance_each(advance: Advance, num_members: int, num_tiles: int) -> None:
     advance(num_members * num_tiles)
 
 
-def choose_window(fragment: Fragment, model: InkModel, z_start: int | None) -> Window:
-    """Return the layers and the normalisation for a fragment.
+def choose_window(
+    fragment: Fragment, model: InkModel, z_start: int | None, is_reversed: bool = False
+) -> Window:
+    """Return the layers and the normalisation for a fragment; say so if training saw other ones.
 
     Args:
         fragment: What is predicted.
         model: Its recipe decides all but the first layer.
         z_start: First layer; None centres the window on the sheet.
+        is_reversed: Whether to read the layers from the last to the first.
 
     Raises:
         ValueError: If the fragment has too few layers.
     """
     statistics = VolumeStatistics(layer_histograms(fragment.volume, fragment.papyrus_mask))
     note_low_contrast(fragment.path, statistics.mean_std(0, fragment.volume.shape[0])[1])
-    return Window.of(statistics, replace(model.recipe.window, z_start=z_start))
+    window = Window.of(statistics, replace(model.recipe.window, z_start=z_start), is_reversed)
+    note_other_window(fragment.name, window, statistics, model)
+    return window
 
 
 def _check_layers(fragment: Fragment, model: InkModel, z_start: int | None) -> None:

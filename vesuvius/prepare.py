@@ -21,7 +21,14 @@ import numpy as np
 from core.files import atomic_dir, read_json, write_json
 from core.terminal import note, progress
 from vesuvius.fragment import Fragment, VolumeReader, fingerprint, open_fragment
-from vesuvius.prepared import FORMAT_VERSION, INK_LABEL, SUFFIX, LayersInnermost, open_prepared
+from vesuvius.prepared import (
+    FORMAT_VERSION,
+    INK_LABEL,
+    LABELLED,
+    SUFFIX,
+    LayersInnermost,
+    open_prepared,
+)
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 
 BAND_BYTES = 128 * 2**20  # uint8 voxels of a band; three such arrays exist at a time
@@ -147,6 +154,8 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
     np.save(folder / "papyrus_mask.npy", fragment.papyrus_mask)
     if fragment.ink_label is not None:
         np.save(folder / INK_LABEL, fragment.ink_label)
+    if fragment.labelled_area is not None:
+        np.save(folder / LABELLED, fragment.papyrus_mask & fragment.labelled_area)
     volume = LayersInnermost(np.load(folder / "volume.npy", mmap_mode="r"))
     histograms = layer_histograms(volume, fragment.papyrus_mask)
     np.save(folder / "layer_histograms.npy", histograms)
@@ -164,6 +173,7 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
         "shape": [height, width, num_layers],
         "voxel_size_um": fragment.voxel_size_um,
         "has_ink_label": fragment.ink_label is not None,
+        "is_partly_labelled": fragment.labelled_area is not None,
         "sheet_depth": statistics.sheet_depth,
         "mean": mean,
         "std": std,

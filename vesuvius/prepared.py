@@ -2,6 +2,7 @@
 
 `volume.npy` keeps the layers innermost, (Y, X, Z), so that a patch is a few contiguous pieces of
 the file. Beside it lie `papyrus_mask.npy`, `ink_label.npy` where there is a label,
+`labelled_papyrus.npy` where that does not cover all of the papyrus,
 `layer_histograms.npy` and `volume.json`, which says where all of it came from.
 """
 
@@ -21,6 +22,7 @@ from vesuvius.statistics import VolumeStatistics
 FORMAT_VERSION = 1
 SUFFIX = ".vol"
 INK_LABEL = "ink_label.npy"
+LABELLED = "labelled_papyrus.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,8 @@ class PreparedVolume:
         ink_label: bool (Y, X), mapped, or None if there is none or it was not asked for.
         statistics: Intensities per layer inside the mask.
         info: What `volume.json` says.
+        labelled_papyrus: bool (Y, X), mapped: papyrus whose label is known, which is all of
+            `papyrus_mask`, and the same array, unless the fragment says otherwise.
     """
 
     name: str
@@ -44,6 +48,7 @@ class PreparedVolume:
     ink_label: np.ndarray | None
     statistics: VolumeStatistics
     info: dict[str, Any]
+    labelled_papyrus: np.ndarray
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_prepared, (self.path, self.ink_label is not None)
@@ -109,6 +114,9 @@ def open_prepared(path: str | Path, with_label: bool = True) -> PreparedVolume:
     ink_label = None
     if with_label and info["has_ink_label"]:
         ink_label = _open_array(path / INK_LABEL, bool, (height, width))
+    labelled_papyrus = papyrus_mask
+    if ink_label is not None and info.get("is_partly_labelled"):
+        labelled_papyrus = _open_array(path / LABELLED, bool, (height, width))
     histograms = _open_array(path / "layer_histograms.npy", np.int64, (num_layers, 256))
     return PreparedVolume(
         name=info["name"],
@@ -118,6 +126,7 @@ def open_prepared(path: str | Path, with_label: bool = True) -> PreparedVolume:
         ink_label=ink_label,
         statistics=VolumeStatistics(np.array(histograms)),
         info=info,
+        labelled_papyrus=labelled_papyrus,
     )
 
 

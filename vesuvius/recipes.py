@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from core.losses import LossWeights, MapLoss
 from core.training import TrainingConfig
 from vesuvius.augment import AugmentConfig
+from vesuvius.label_care import LabelConfig
 from vesuvius.networks.i3d import I3DConfig
 from vesuvius.networks.registry import NetworkConfig
 from vesuvius.networks.repmode import RepModeConfig
 from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.networks.stack_2d import Stack2DConfig
 from vesuvius.sampling import SamplingConfig
+from vesuvius.statistics import Intensity
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,27 @@ class WindowConfig:
         num_layers: Layers of the window.
         z_start: First layer of the window; None centres it on each fragment's sheet.
         intensity: "zscore": mean 0 and standard deviation 1 inside the papyrus mask of each
-            fragment; "raw": value / 255.
+            fragment; "raw": value / 255, which of layers of 16 bits is value / 65535;
+            "percentile": 0..1 between two percentiles inside the mask, clipped to that.
         z_shift: Most layers by which a training patch's window is moved up or down at random.
+        percentiles: Lower and upper percentile for "percentile", 0..100.
+        reversed: Names of training fragments whose layers are read from the last to the first.
     """
 
     num_layers: int = 16
     z_start: int | None = None
-    intensity: Literal["raw", "zscore"] = "zscore"
+    intensity: Intensity = "zscore"
     z_shift: int = 0
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    reversed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_least("window", num_layers=(self.num_layers, 1), z_shift=(self.z_shift, 0))
         check_least("window", z_start=(self.z_start or 0, 0))
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(
+                f"window.percentiles {self.percentiles} are not (lower, upper) within 0..100"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,11 @@ class ValidationConfig:
     Args:
         fragment: Name of a fragment to hold out whole; None holds out an end of every fragment.
         fraction: Part of each fragment's papyrus held out when `fragment` is None.
-        gap: Pixels left out between training and validation pieces.
+        num_stripes: Cut into that many stripes of equal papyrus instead, of which one is held
+            out: of `fragment` alone, or of every fragment if it is None; 2 are halves.
+        stripe: Which of the stripes, counted from 0.
+        gap: Pixels left out between training and validation pieces: a patch and its halo, which
+            for a network trained on patches reaches no farther than a patch, at least.
         tile_size: Rows and columns of a prediction tile.
         stride: Step between prediction tiles, in pixels.
     """
@@ -95,9 +109,17 @@ class ValidationConfig:
     gap: int = 128
     tile_size: int = 128
     stride: int = 96
+    num_stripes: int = 0
+    stripe: int = 0
 
     def __post_init__(self) -> None:
         check_least("validation", gap=(self.gap, 0), stride=(self.stride, 1))
+        check_least("validation", num_stripes=(self.num_stripes, 0))
+        if self.num_stripes == 1 or not 0 <= self.stripe < max(self.num_stripes, 1):
+            raise ValueError(
+                f"validation.stripe {self.stripe} of validation.num_stripes {self.num_stripes} "
+                "cannot be held out; take 2 or more stripes and count them from 0"
+            )
         if not 0 < self.fraction < 1:
             raise ValueError(
                 f"validation.fraction is {self.fraction}; allowed is above 0 and below 1"
@@ -131,6 +153,7 @@ class InkRecipe:
     loss: LossConfig
     validation: ValidationConfig
     training: TrainingConfig
+    labels: LabelConfig = field(default_factory=LabelConfig)
 
 
 def buckets() -> InkRecipe:
@@ -260,14 +283,18 @@ NO_AUGMENTATION = AugmentConfig(
     flip=0.0, rotate90=0.0, brightness_contrast=0.0, noise=0.0, layer_dropout=0
 )
 
-AUGMENTATION = AugmentConfig(flip=0.5, rotate90=0.5, brightness_contrast=0.15, noise=0.1)
-
-# A single bucket takes the patches at the edges of strokes as they come.
-EDGES_AND_VOID = SamplingConfig(patch_size=64, num_buckets=1, bucket_cap=6000, num_void=3000)
-# Ink anywhere in the patch, and far more papyrus without.
-ALL_PAPYRUS = SamplingConfig(
-    patch_size=64, num_buckets=1, bucket_cap=3000, num_void=9000, translation=(-32, 32)
+AUGMENTATION = AugmentConfig(
+    flip=0.5,
+    rotate90=0.5,
+    brightness_contrast=0.15,
+    shift_scale_rotate=0.55,
+    noise_or_blur=0.5,
+    grid_distortion=0.5,
+    coarse_dropout=0.5,
 )
+
+EDGES_AND_VOID = SamplingConfig(patch_size=64, bucket_cap=0, num_edges=6000, num_void=3000)
+ALL_PAPYRUS = SamplingConfig(patch_size=64, bucket_cap=0, num_raw=12000, num_void=0)
 
 RECIPES: dict[str, Callable[[], InkRecipe]] = {
     "buckets": buckets,

@@ -1,35 +1,37 @@
-"""Which patches are trained on: the "buckets" strategy.
+"""Which patches are trained on: a mixture of strategies, each with its count.
 
 Ink is rare, and a patch in the middle of a stroke teaches little. So patches are centred near the
-edges of strokes and then drawn evenly over the ink fraction of their label; void patches, papyrus
-without any ink, are added so that bare fibres are seen too.
+edges of strokes and then drawn evenly over the ink fraction of their label ("buckets"); void
+patches, papyrus without any ink, are added so that bare fibres are seen too. To compare with:
+edges as they come, a grid, and every position on the papyrus ("raw").
 
 Points are top-left corners of patches, int32 (N, 2) in (y, x), in pixels of the whole fragment.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vesuvius.corners import edge_corners, fill_buckets, grid_corners, patch_sums, void_corners
 from vesuvius.folds import Piece
 
 if TYPE_CHECKING:
     from vesuvius.prepared import PreparedVolume
 
-CANNY_THRESHOLDS = (100, 200)  # on a label of 0 and 255
-VOID_MIN_PAPYRUS = 0.5  # fraction of a void patch that is papyrus
-VOID_MAX_DRAWS = 100  # per void patch wanted; where bare papyrus is rare, fewer are found
+Balance = Literal["none", "fewest", "most"]
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How many patches of which kind are drawn from each piece.
+    """How many patches of which kind are drawn from each piece; 0 switches a kind off.
 
     Args:
         patch_size: Rows and columns of a patch, in pixels.
@@ -38,6 +40,13 @@ class SamplingConfig:
         num_void: Most patches without ink.
         translation: Least and greatest random shift of the centre away from the edge of a stroke,
             in pixels, drawn for y and x; both ends included.
+        num_edges: Most patches near edges of strokes, whatever their ink fraction.
+        num_raw: Most patches out of every position whose centre is papyrus.
+        num_grid: Most patches out of a grid of such positions.
+        grid_step: Pixels between the positions of the grid.
+        balance: "fewest" leaves out random patches until every fragment has as many as the one
+            with the fewest; "most" repeats random patches until it has as many as the one with
+            the most; "none" keeps what was drawn.
     """
 
     patch_size: int = 64
@@ -45,15 +54,30 @@ class SamplingConfig:
     bucket_cap: int = 1000
     num_void: int = 5000
     translation: tuple[int, int] = (-32, 16)
+    num_edges: int = 0
+    num_raw: int = 0
+    num_grid: int = 0
+    grid_step: int = 32
+    balance: Balance = "none"
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "num_buckets", "bucket_cap"):
+        for name in ("patch_size", "num_buckets", "grid_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it is at least 1")
-        if self.num_void < 0:
-            raise ValueError(f"sampling.num_void is {self.num_void}; it is at least 0")
+        for name in _COUNTS:
+            if getattr(self, name) < 0:
+                raise ValueError(f"sampling.{name} is {getattr(self, name)}; it is at least 0")
+        if not any(getattr(self, name) for name in _COUNTS):
+            raise ValueError(f"sampling draws nothing; set one of {', '.join(_COUNTS)} above 0")
         if self.translation[0] > self.translation[1]:
             raise ValueError(f"sampling.translation {self.translation} is not (least, greatest)")
+        if self.balance not in get_args(Balance):
+            raise ValueError(
+                f"sampling.balance {self.balance!r} is not one of {', '.join(get_args(Balance))}"
+            )
+
+
+_COUNTS = ("bucket_cap", "num_void", "num_edges", "num_raw", "num_grid")
 
 
 def sample_fragments(
@@ -77,6 +101,7 @@ def sample_fragments(
         ValueError: A fragment has no ink label, none has ink, or a piece is smaller than a patch.
     """
     pieces = [piece for piece in pieces if piece.role == "train"]
+    labels: dict[str, NDArray[np.bool_]] = {}
     points: dict[str, list[NDArray[np.int32]]] = {piece.fragment: [] for piece in pieces}
     has_ink = False
     for number, piece in enumerate(pieces):
@@ -86,17 +111,27 @@ def sample_fragments(
                 f"{volume.path} has no ink label and cannot be trained on; add inklabels.png to "
                 "the fragment and prepare it again, or leave it out"
             )
+        if piece.fragment not in labels:
+            labels[piece.fragment] = _trusted_label(volume)
         rng = np.random.default_rng([seed, number])
         points[piece.fragment].append(
-            sample_points(volume.ink_label, volume.papyrus_mask, piece, config, rng)
+            sample_points(labels[piece.fragment], volume.labelled_papyrus, piece, config, rng)
         )
-        has_ink = has_ink or bool(volume.ink_label[piece.slices].any())
+        has_ink = has_ink or bool(labels[piece.fragment][piece.slices].any())
     if not has_ink:
         raise ValueError(
             f"no ink in the training label of {', '.join(points)}; at least one training piece "
             "needs ink: check inklabels.png, or hold out another part"
         )
-    return {name: np.concatenate(parts) for name, parts in points.items()}
+    joined = {name: np.concatenate(parts) for name, parts in points.items()}
+    return balance_points(joined, config.balance, np.random.default_rng([seed, len(pieces)]))
+
+
+def _trusted_label(volume: PreparedVolume) -> NDArray[np.bool_]:
+    """Return the ink of a labelled fragment, but none of where its label is not to be believed."""
+    if volume.labelled_papyrus is volume.papyrus_mask:
+        return volume.ink_label
+    return volume.ink_label & volume.labelled_papyrus
 
 
 def sample_points(
@@ -106,11 +141,13 @@ def sample_points(
     config: SamplingConfig,
     rng: np.random.Generator,
 ) -> NDArray[np.int32]:
-    """Return the corners of bucket patches, then of void patches, all inside one piece.
+    """Return the corners of all kinds of patches, all inside one piece.
+
+    They come kind by kind: buckets, void, edges, raw, grid.
 
     Args:
         label_YX: Ink label of the whole fragment.
-        mask_YX: Papyrus mask of the whole fragment.
+        mask_YX: Labelled papyrus of the whole fragment.
         piece: Where to draw.
         config: What to draw.
         rng: Advanced by the draw.
@@ -123,82 +160,70 @@ def sample_points(
     """
     _check_fits(piece, config.patch_size)
     label_YX = np.ascontiguousarray(label_YX[piece.slices]).view(np.uint8)
-    ink_integral = cv2.integral(label_YX)
-    corners = np.concatenate(
-        [
-            _bucket_corners(label_YX, ink_integral, config, rng),
-            _void_corners(ink_integral, mask_YX[piece.slices], config, rng),
-        ]
-    )
-    return np.add(corners, (piece.y_start, piece.x_start)).astype(np.int32)
+    mask_YX, patch_size = mask_YX[piece.slices], config.patch_size
+    corners = [
+        *_near_edges(label_YX, cv2.integral(label_YX), mask_YX, config, rng),
+        grid_corners(mask_YX, patch_size, 1, config.num_raw, rng),
+        grid_corners(mask_YX, patch_size, config.grid_step, config.num_grid, rng),
+    ]
+    return np.add(np.concatenate(corners), (piece.y_start, piece.x_start)).astype(np.int32)
 
 
-def patch_sums(
-    integral: NDArray[np.int32], corners: NDArray[np.integer], patch_size: int
-) -> NDArray[np.int32]:
-    """Return the sum over each patch from an integral image.
-
-    Args:
-        integral: (Y + 1, X + 1); entry (y, x) is the sum over rows before y and columns before x.
-        corners: (N, 2) top-left corners.
-        patch_size: Rows and columns of a patch.
-    """
-    y, x = corners[:, 0], corners[:, 1]
-    bottom, right = y + patch_size, x + patch_size
-    return integral[bottom, right] - integral[y, right] - integral[bottom, x] + integral[y, x]
-
-
-def _bucket_corners(
+def _near_edges(
     label_YX: NDArray[np.uint8],
-    ink_integral: NDArray[np.int32],
-    config: SamplingConfig,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Return patches near edges of strokes, spread evenly over the ink fraction."""
-    patch_size = config.patch_size
-    edges = np.argwhere(cv2.Canny(label_YX * np.uint8(255), *CANNY_THRESHOLDS))
-    least, greatest = config.translation
-    centres = edges + rng.integers(least, greatest, size=edges.shape, endpoint=True)
-    corners = np.clip(centres - patch_size // 2, 0, np.subtract(label_YX.shape, patch_size))
-    corners = np.unique(corners, axis=0)
-    fraction = patch_sums(ink_integral, corners, patch_size) / patch_size**2
-    corners, fraction = corners[fraction > 0], fraction[fraction > 0]
-    bucket = np.minimum((fraction * config.num_buckets).astype(int), config.num_buckets - 1)
-    return corners[_capped(bucket, config.bucket_cap, rng)]
-
-
-def _capped(bucket: NDArray[np.int64], cap: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return at most `cap` random indices of each bucket.
-
-    The indices are shuffled, then sorted by bucket; an index stays if fewer than `cap` of its own
-    bucket stand before it.
-    """
-    order = rng.permutation(bucket.size)
-    order = order[np.argsort(bucket[order], kind="stable")]
-    bucket = bucket[order]
-    rank = np.arange(bucket.size) - np.searchsorted(bucket, bucket)
-    return order[rank < cap]
-
-
-def _void_corners(
     ink_integral: NDArray[np.int32],
     mask_YX: NDArray[np.bool_],
     config: SamplingConfig,
     rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Return random patches on papyrus without any ink."""
+) -> list[NDArray[np.int64]]:
+    """Return the patches that depend on the ink: buckets, void, edges."""
     patch_size = config.patch_size
-    papyrus_integral = cv2.integral(np.ascontiguousarray(mask_YX).view(np.uint8))
-    found = np.zeros((0, 2), dtype=np.int64)
-    for _ in range(VOID_MAX_DRAWS):
-        if len(found) >= config.num_void:
-            break
-        highest = np.subtract(mask_YX.shape, patch_size)
-        corners = rng.integers(0, highest, size=(config.num_void, 2), endpoint=True)
-        papyrus = patch_sums(papyrus_integral, corners, patch_size) / patch_size**2
-        is_void = patch_sums(ink_integral, corners, patch_size) == 0
-        found = np.concatenate([found, corners[is_void & (papyrus >= VOID_MIN_PAPYRUS)]])
-    return found[: config.num_void]
+    edges = edge_corners(label_YX, patch_size, config.translation, rng)
+    fraction = patch_sums(ink_integral, edges, patch_size) / patch_size**2
+    inked, fraction = edges[fraction > 0], fraction[fraction > 0]
+    buckets = inked[fill_buckets(fraction, config.num_buckets, config.bucket_cap, rng)]
+    void = void_corners(ink_integral, mask_YX, patch_size, config.num_void, rng)
+    num_edges = min(config.num_edges, len(edges))
+    return [buckets, void, edges[rng.choice(len(edges), num_edges, replace=False)]]
+
+
+def balance_points(
+    points: Mapping[str, NDArray[np.int32]], balance: Balance, rng: np.random.Generator
+) -> dict[str, NDArray[np.int32]]:
+    """Return as many points for each fragment, as `SamplingConfig.balance` says.
+
+    Raises:
+        ValueError: A fragment has no point to balance with.
+    """
+    if balance == "none":
+        return dict(points)
+    empty = [name for name, corners in points.items() if not len(corners)]
+    if empty:
+        raise ValueError(
+            f"no patch was found in {', '.join(empty)}, so fragments cannot be balanced; leave it "
+            "out or draw another kind of patches from it"
+        )
+    wanted = (min if balance == "fewest" else max)(map(len, points.values()))
+    return {
+        name: corners[_thin_or_repeat(len(corners), wanted, rng)]
+        for name, corners in points.items()
+    }
+
+
+def _thin_or_repeat(num_points: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return `wanted` indices below `num_points`: all as often as each other, but for one."""
+    whole, rest = divmod(wanted, num_points)
+    some = np.sort(rng.permutation(num_points)[:rest])
+    return np.concatenate([np.tile(np.arange(num_points), whole), some])
+
+
+def points_csv(points: Mapping[str, NDArray[np.int32]]) -> str:
+    """Return the points as CSV: fragment, y and x, one row per patch."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["fragment", "y", "x"])
+    writer.writerows([name, y, x] for name, corners in points.items() for y, x in corners.tolist())
+    return text.getvalue()
 
 
 def _check_fits(piece: Piece, patch_size: int) -> None:

@@ -8,7 +8,7 @@ TIFF layers, a prepared volume or OME-Zarr.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from core.terminal import note
 
 if TYPE_CHECKING:
     from vesuvius.fragment import VolumeReader
+
+Intensity = Literal["raw", "zscore", "percentile"]
 
 NUM_BINS = 256
 ROWS_PER_BAND = 8
@@ -61,6 +63,17 @@ class VolumeStatistics:
         mean = counts @ values / counts.sum()
         variance = counts @ (values - mean) ** 2 / counts.sum()
         return float(mean), float(np.sqrt(variance))
+
+    def percentile(self, percent: float, z_start: int, z_stop: int) -> int:
+        """Return the least value that at least `percent` of the voxels of some layers reach.
+
+        Args:
+            percent: 0..100; 0 is the least value of all, 100 the greatest.
+            z_start: First layer.
+            z_stop: One past the last layer.
+        """
+        counts = self.histograms[z_start:z_stop].sum(axis=0).cumsum()
+        return int(np.searchsorted(counts, max(percent / 100 * counts[-1], 1)))
 
 
 def layer_histograms(
@@ -117,31 +130,44 @@ def z_window(
 
 
 def intensity_scale(
-    kind: Literal["raw", "zscore"], statistics: VolumeStatistics, z_start: int, z_stop: int
+    kind: Intensity,
+    statistics: VolumeStatistics,
+    z_start: int,
+    z_stop: int,
+    percentiles: tuple[float, float] = (0.0, 100.0),
 ) -> tuple[float, float]:
     """Return (offset, scale) of the normalisation x = (value - offset) * scale.
 
     Args:
-        kind: "raw" maps 0..255 to 0..1; "zscore" gives mean 0 and standard deviation 1 over the
-            layers z_start..z_stop inside the mask.
+        kind: "raw" maps 0..255 to 0..1, which to within half a step is 0..65535 to 0..1 for layers
+            of 16 bits; "zscore" gives mean 0 and standard deviation 1 over the layers
+            z_start..z_stop inside the mask; "percentile" maps what lies between two percentiles
+            there to 0..1, and x is to be clipped to that.
         statistics: Of the volume.
         z_start: First layer.
         z_stop: One past the last layer.
+        percentiles: Lower and upper for "percentile".
 
     Raises:
-        ValueError: If `kind` is unknown, or "zscore" is asked of layers that are all of one value.
+        ValueError: If `kind` is unknown, or the layers are of one value where that is undefined.
     """
     if kind == "raw":
         return 0.0, 1 / 255
-    if kind != "zscore":
-        raise ValueError(f"normalisation {kind!r} is unknown; choose raw or zscore")
-    mean, std = statistics.mean_std(z_start, z_stop)
-    if std == 0:
+    if kind == "zscore":
+        offset, width = statistics.mean_std(z_start, z_stop)
+    elif kind == "percentile":
+        low, high = (statistics.percentile(p, z_start, z_stop) for p in percentiles)
+        offset, width = float(low), float(high - low)
+    else:
         raise ValueError(
-            f"layers {z_start}..{z_stop - 1} all have the value {mean:g}, so zscore is undefined; "
-            "check the input or choose raw"
+            f"normalisation {kind!r} is unknown; choose one of {', '.join(get_args(Intensity))}"
         )
-    return mean, 1 / std
+    if width == 0:
+        raise ValueError(
+            f"layers {z_start}..{z_stop - 1} all have the value {offset:g}, so {kind} is "
+            "undefined; check the input or choose raw"
+        )
+    return offset, 1 / width
 
 
 def note_low_contrast(path: Path, std: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ from vesuvius.dataset import InkPatches, PatchSource
 from vesuvius.folds import (
     Piece,
     check_disjoint,
+    folds_json,
     hold_out_fragment,
+    hold_out_stripe,
     hold_out_stripes,
 )
 from vesuvius.inkmap import (
@@ -33,13 +36,17 @@ from vesuvius.inkmap import (
     TASKS,
     Window,
     ink_predictor,
+    seen_window,
     window_reader,
 )
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
-from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig
-from vesuvius.sampling import sample_fragments
+from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig, WindowConfig
+from vesuvius.sampling import points_csv, sample_fragments
+
+POINTS = "points.csv"
+FOLDS = "folds.json"
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,8 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     """
     volumes = open_volumes(data)
     pieces = choose_pieces(volumes, recipe.validation)
-    windows = {
-        name: Window.of(volume.statistics, recipe.window) for name, volume in volumes.items()
-    }
-    for name, window in windows.items():
-        note(f"{name}: layers {window.z_start}..{window.z_stop - 1} of {depth(volumes[name])}")
+    note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
+    windows = choose_windows(volumes, recipe.window)
     seed = recipe.training.seed
     points = sample_fragments(volumes, pieces, recipe.sampling, seed)
     note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
@@ -114,8 +118,9 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         validator,
         recipe.training,
         out,
-        describe(recipe, volumes, pieces),
+        describe(recipe, volumes, windows, pieces, points),
         resume,
+        {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
     )
 
 
@@ -160,23 +165,61 @@ def depth(volume: PreparedVolume) -> int:
     return volume.volume.shape[2]
 
 
+def choose_windows(
+    volumes: Mapping[str, PreparedVolume], config: WindowConfig
+) -> dict[str, Window]:
+    """Return what the network sees of each volume, and say so.
+
+    Raises:
+        ValueError: If a volume that is to be read in reverse does not exist, or one does not fit.
+    """
+    unknown = sorted(set(config.reversed) - set(volumes))
+    if unknown:
+        raise ValueError(
+            f"window.reversed names {', '.join(unknown)}, the volumes are {', '.join(volumes)}; "
+            "name some of them"
+        )
+    windows = {
+        name: Window.of(volume.statistics, config, name in config.reversed)
+        for name, volume in volumes.items()
+    }
+    for name, window in windows.items():
+        order = ", reversed" if window.is_reversed else ""
+        layers = f"layers {window.z_start}..{window.z_stop - 1} of {depth(volumes[name])}"
+        note(f"{name}: {layers}{order}")
+    return windows
+
+
 def choose_pieces(volumes: Mapping[str, PreparedVolume], config: ValidationConfig) -> list[Piece]:
     """Return the training and validation pieces, checked to be apart.
 
     Raises:
         ValueError: If the held-out fragment does not exist, or nothing is left to train on.
     """
-    if config.fragment is not None:
-        masks = {name: volume.papyrus_mask for name, volume in volumes.items()}
+    masks = {name: volume.papyrus_mask for name, volume in volumes.items()}
+    if config.num_stripes:
+        pieces = hold_out_stripe(
+            masks, config.fragment, config.num_stripes, config.stripe, config.gap
+        )
+    elif config.fragment is not None:
         pieces = hold_out_fragment(masks, config.fragment)
     else:
         pieces = [
             piece
-            for name, volume in volumes.items()
-            for piece in hold_out_stripes(name, volume.papyrus_mask, config.fraction, config.gap)
+            for name, mask in masks.items()
+            for piece in hold_out_stripes(name, mask, config.fraction, config.gap)
         ]
     check_disjoint(pieces, config.gap)
     return pieces
+
+
+def note_narrow_gap(gap: int, patch_size: int) -> None:
+    """Say so if a gap is narrower than a patch and its halo, which is taken as a patch more."""
+    if gap < 2 * patch_size:
+        note(
+            f"validation.gap {gap} is less than a patch and its halo ({2 * patch_size} px); "
+            "training may see what lies beside the validation pieces, and scores be too good"
+        )
 
 
 def make_dataset(
@@ -196,11 +239,16 @@ def make_dataset(
         recipe.training.seed,
         recipe.augment,
         recipe.window.z_shift,
+        recipe.labels,
     )
 
 
 def describe(
-    recipe: InkRecipe, volumes: Mapping[str, PreparedVolume], pieces: Sequence[Piece]
+    recipe: InkRecipe,
+    volumes: Mapping[str, PreparedVolume],
+    windows: Mapping[str, Window],
+    pieces: Sequence[Piece],
+    points: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Return what a checkpoint must say about itself to be used and traced."""
     return {
@@ -208,7 +256,11 @@ def describe(
         "recipe": to_dict(recipe),
         "tasks": list(TASKS),
         "num_layers": max(map(depth, volumes.values())),
+        "windows": {
+            name: seen_window(window, volumes[name].statistics) for name, window in windows.items()
+        },
         "pieces": [asdict(piece) for piece in pieces],
+        "points_sha256": hashlib.sha256(points_csv(points).encode()).hexdigest(),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
     }
 
@@ -281,7 +333,7 @@ class Validator:
                 raise ValueError(
                     f"{piece} has no ink label and cannot be scored; hold out a labelled fragment"
                 )
-            mask = self._volumes[piece.fragment].papyrus_mask
+            mask = self._volumes[piece.fragment].labelled_papyrus
             has_ink = has_ink or bool((label[piece.slices] & mask[piece.slices]).any())
         if not has_ink:
             raise ValueError(
@@ -300,7 +352,7 @@ class Validator:
         volume, window = self._volumes[piece.fragment], self._windows[piece.fragment]
         shape = (piece.y_stop - piece.y_start, piece.x_stop - piece.x_start)
         tile, stride = self._config.tile_size, self._config.stride
-        label, mask = volume.ink_label[piece.slices], volume.papyrus_mask[piece.slices]
+        label, mask = volume.ink_label[piece.slices], volume.labelled_papyrus[piece.slices]
         prob = np.empty(shape, np.float32)
 
         def write(start: int, stop: int, values: np.ndarray) -> None:

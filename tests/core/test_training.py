@@ -356,6 +356,11 @@ def test_the_run_folder_holds_what_it_should(uninterrupted: Path) -> None:
     assert config["training"]["learning_rate"] == 0.05
 
 
+def test_further_files_are_written_for_a_new_run(tmp_path: Path) -> None:
+    train(tmp_path / "run", files={"points.csv": "y,x\n"})
+    assert (tmp_path / "run" / "points.csv").read_text() == "y,x\n"
+
+
 def test_metrics_have_one_line_per_epoch(uninterrupted: Path) -> None:
     lines = (uninterrupted / "metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[0])

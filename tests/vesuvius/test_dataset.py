@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,14 @@ from torch.utils.data import DataLoader
 
 from vesuvius.augment import AugmentConfig
 from vesuvius.dataset import InkPatches, PatchSource
+from vesuvius.mixing import cutmix, mixup
 from vesuvius.prepared import FORMAT_VERSION, PreparedVolume, open_prepared
 
-EVERYTHING = AugmentConfig(brightness_contrast=0.3, noise=0.1, layer_dropout=2)
+EVERYTHING = AugmentConfig(
+    brightness_contrast=0.3, noise=0.1, layer_dropout=2, shift_scale_rotate=0.5, noise_or_blur=0.5,
+    grid_distortion=0.5, coarse_dropout=0.5, z_reverse=0.5, z_run=0.5, mixup=0.4, cutmix=0.4,
+)  # fmt: skip
+NOTHING = AugmentConfig(0, 0, 0)
 
 
 def write_volume(folder: Path, seed: int, shape: tuple[int, int, int]) -> PreparedVolume:
@@ -73,6 +79,15 @@ def test_patches_are_the_voxels_at_their_points(sources):
         assert sample["task"] == source.task
 
 
+def test_clipped_patches_lie_in_0_to_1(sources):
+    source = replace(sources[0], is_clipped=True)
+    clipped = InkPatches([source], 16, 0)[(0, 1)]["x"]
+    plain = InkPatches(sources[:1], 16, 0)[(0, 1)]["x"]
+    assert plain.min() < -1
+    assert plain.max() > 2
+    assert torch.equal(clipped, plain.clamp(0, 1))
+
+
 def test_shapes_and_types_are_those_of_the_model(sources):
     sample = InkPatches(sources, 16, seed=0, augment=EVERYTHING)[(0, 0)]
     assert {name: (tuple(t.shape), t.dtype) for name, t in sample.items()} == {
@@ -130,6 +145,66 @@ def test_blanked_layers_are_zero_for_the_network(sources):
     dataset = InkPatches(sources, 16, 0, config)
     smallest = [dataset[(epoch, 0)]["x"].abs().amax(dim=(0, 2, 3)).min() for epoch in range(10)]
     assert min(smallest) <= 0.5 * sources[0].scale  # half an intensity step, by rounding the offset
+
+
+def pair(one: int, two: int, label: int, size: int = 16) -> list[dict[str, torch.Tensor]]:
+    """Return samples of one value each, the first without ink."""
+    return [
+        {
+            "x": torch.full((1, 4, size, size), float(value)),
+            "task": torch.tensor(0),
+            "label": torch.full((1, size, size), float(ink)),
+            "valid": torch.ones(1, size, size),
+        }
+        for value, ink in ((one, 0), (two, label))
+    ]
+
+
+def test_mixup_weighs_voxels_and_label_alike():
+    sample, other = pair(2, 10, 1)
+    other["valid"][:, :3] = 0
+    mixed = mixup(sample, other, 0.75)
+    assert (mixed["x"] == 4).all()
+    assert (mixed["label"] == 0.25).all()
+    assert torch.equal(mixed["valid"], other["valid"])
+
+
+@pytest.mark.parametrize(("share", "side"), [(0, 0), (0.25, 8), (0.5, 11), (1, 16)])
+def test_cutmix_takes_a_rectangle_with_its_label(share, side):
+    sample, other = pair(2, 10, 1)
+    other["valid"][:, :, 5] = 0
+    corners = set()
+    for seed in range(30):
+        mixed = cutmix(sample, other, share, np.random.default_rng(seed))
+        is_other = mixed["label"][0] == 1
+        assert is_other.sum() == side**2
+        assert torch.equal(mixed["x"][0] == 10, is_other.expand(4, 16, 16))
+        assert torch.equal(mixed["valid"][0] == 0, is_other & (other["valid"][0] == 0))
+        if side:
+            rows, columns = is_other.any(1).nonzero()[:, 0], is_other.any(0).nonzero()[:, 0]
+            assert len(rows) == len(columns) == side
+            corners.add((int(rows[0]), int(columns[0])))
+    assert len(corners) > 12 or side in (0, 16)
+    assert (sample["x"] == 2).all()
+
+
+def test_patches_are_mixed_with_others_of_their_task_as_often_as_asked(sources):
+    """Of task 1 there are 200 patches, so hardly one meets itself; those of task 0 lie in 0..1."""
+    many = np.random.default_rng(0).integers(0, 24, size=(200, 2)).astype(np.int32)
+    sources = [replace(sources[0], points=many), sources[1]]
+    config = replace(NOTHING, mixup=0.3, cutmix=0.2)
+    dataset, plain = InkPatches(sources, 16, 0, config), InkPatches(sources, 16, 0)
+    kinds = {"plain": 0, "mixup": 0, "cutmix": 0}
+    for key in ((epoch, index) for epoch in (0, 1) for index in range(200)):
+        sample, alone = dataset[key], plain[key]
+        is_cut = set(sample["label"].unique().tolist()) <= {0.0, 1.0}
+        is_plain = equal(sample, alone)
+        kinds["plain" if is_plain else "cutmix" if is_cut else "mixup"] += 1
+    np.testing.assert_allclose([*kinds.values()], [200, 120, 80], atol=35)
+    for key in ((epoch, index) for epoch in range(20) for index in (200, 201)):
+        sample = dataset[key]
+        assert sample["task"] == 0
+        assert 0 <= sample["x"].min() <= sample["x"].max() <= 1
 
 
 def test_a_pickled_dataset_is_small_and_the_same(sources):

@@ -35,7 +35,9 @@ NARROW = {
 def cut_down(recipe: InkRecipe) -> InkRecipe:
     """Return a recipe with all its choices but small numbers; it trains one step an epoch."""
     small = tiny_recipe()
-    few = {"patch_size": 32, "bucket_cap": 1, "num_void": 1, "translation": (-8, 8)}
+    caps = {"bucket_cap": 1, "num_void": 1, "num_edges": 8, "num_raw": 8}
+    few = {name: min(cap, getattr(recipe.sampling, name)) for name, cap in caps.items()}
+    few |= {"patch_size": 32, "translation": (-8, 8)}
     return replace(
         recipe,
         network=replace(recipe.network, **NARROW[type(recipe.network)]),

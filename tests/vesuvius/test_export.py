@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -15,7 +16,7 @@ from core.checkpoint import WEIGHTS, load, save
 from core.deploy import specialize
 from core.export import export as export_network
 from vesuvius.cli import main
-from vesuvius.export import InkTiles, export, signature_of
+from vesuvius.export import INTENSITY, InkTiles, export, signature_of
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import InkProbability, Window, load_model
 from vesuvius.networks.i3d import I3DConfig
@@ -24,6 +25,7 @@ from vesuvius.networks.repmode import RepModeConfig
 from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.networks.stack_2d import Stack2DConfig
 from vesuvius.predict import predict
+from vesuvius.statistics import Intensity
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +109,17 @@ def test_every_network_can_be_exported(config, suffix, run, tmp_path):
 
 def test_the_normalisation_is_that_of_prediction(run):
     plain = specialize(load_model(run).network, 0)
+    assert INTENSITY.keys() == set(get_args(Intensity))
     tiles, offset, scale = signature_of(load_model(run).recipe).sample(2, (2, 3))
     assert tiles.dtype == torch.uint8
     expected = InkProbability(plain, Window(0, 8, float(offset), float(scale)))
     with torch.no_grad():
         found = InkTiles(plain)(tiles, offset, scale)
         torch.testing.assert_close(found, expected(tiles.float()), rtol=0, atol=1e-6)
+        expected.window = replace(expected.window, is_clipped=True)
+        clipped = InkTiles(plain, is_clipped=True)(tiles, offset, scale)
+        torch.testing.assert_close(clipped, expected(tiles.float()), rtol=0, atol=1e-6)
+        assert (clipped - found).abs().max() > 1e-5
 
 
 def test_the_file_tells_what_it_needs_and_where_it_comes_from(run, tmp_path):

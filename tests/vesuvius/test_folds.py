@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from vesuvius.folds import (
     Piece,
     check_disjoint,
+    folds_json,
     hold_out_fragment,
+    hold_out_stripe,
     hold_out_stripes,
 )
 
@@ -51,6 +55,58 @@ def test_pieces_cover_the_bounding_box_of_the_papyrus():
     assert (train.y_start, validation.y_stop) == (2, 97)
     assert (train.x_start, train.x_stop) == (validation.x_start, validation.x_stop) == (3, 36)
     assert validation.y_start - train.y_stop == 10
+
+
+@given(
+    st.booleans(), st.integers(120, 200), st.integers(2, 5), st.integers(0, 9), st.integers(0, 3)
+)
+def test_each_stripe_is_held_out_once_with_a_gap_on_both_sides(wide, length, number, gap, seed):
+    mask = papyrus(length, 40, seed)
+    mask = mask.T if wide else mask
+    held_out = np.zeros(mask.shape, int)
+    for stripe in range(number):
+        pieces = hold_out_stripe({"1": mask}, None, number, stripe, gap)
+        check_disjoint(pieces, gap)
+        *train, validation = pieces
+        assert [piece.role for piece in pieces] == ["train"] * len(train) + ["validation"]
+        assert len(train) == (1 if stripe in (0, number - 1) else 2)
+        held_out[validation.slices] += 1
+        share = mask[validation.slices].sum() / mask.sum()
+        assert abs(share - 1 / number) < 2.5 / (length - 5)
+        used = np.zeros(mask.shape, bool)
+        for piece in pieces:
+            used[piece.slices] = True
+        lost = (mask & ~used).any(axis=0 if wide else 1).sum()
+        assert lost == gap * len(train)
+    assert (held_out[mask] == 1).all()
+
+
+def test_a_stripe_of_one_fragment_leaves_the_others_whole():
+    masks = {"1": papyrus(100, 40), "2": papyrus(60, 70, 1)}
+    pieces = hold_out_stripe(masks, "1", 2, 1, 8)
+    assert [(p.fragment, p.role) for p in pieces] == [
+        ("1", "train"), ("1", "validation"), ("2", "train"),
+    ]  # fmt: skip
+    assert pieces[2] == Piece("2", 2, 57, 3, 66, "train")
+    both = hold_out_stripe(masks, None, 2, 1, 8)
+    assert [p.fragment for p in both if p.role == "validation"] == ["1", "2"]
+
+
+def test_impossible_stripes_are_refused():
+    masks = {"1": papyrus(100, 40)}
+    with pytest.raises(ValueError, match="cannot cut '3' of the fragments 1; name one"):
+        hold_out_stripe(masks, "3", 2, 0, 8)
+    with pytest.raises(ValueError, match="no stripe 2 of 2; they count from 0"):
+        hold_out_stripe(masks, "1", 2, 2, 8)
+    with pytest.raises(ValueError, match="1: papyrus 95 px long leaves nothing to train or"):
+        hold_out_stripe(masks, "1", 2, 0, 60)
+
+
+def test_folds_on_disk_are_the_pieces():
+    pieces = hold_out_stripe({"1": papyrus(100, 40)}, None, 3, 1, 8)
+    stored = json.loads(folds_json(pieces, 8))
+    assert stored["gap"] == 8
+    assert [Piece(**piece) for piece in stored["pieces"]] == pieces
 
 
 def test_bad_cuts_are_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import cv2
@@ -58,6 +59,26 @@ def test_one_tile_equals_the_gated_network_on_the_whole_fragment(run, fragments,
         expected = torch.sigmoid(model.network.eval()(x, torch.tensor([0])))[0, 0, :128]
     mask = fragment.papyrus_mask
     np.testing.assert_allclose(prob[mask], expected.numpy()[mask], atol=1e-5)
+
+
+def test_layers_stored_the_other_way_round_are_read_in_reverse(
+    run, fragments, prediction, tmp_path, capsys
+):
+    flipped = tmp_path / "a"
+    shutil.copytree(fragments["a"], flipped)
+    layers = sorted((flipped / "surface_volume").iterdir())
+    voxels = [tifffile.imread(layer) for layer in layers]
+    for layer, values in zip(layers, reversed(voxels), strict=True):
+        tifffile.imwrite(layer, values)
+    predict(run, flipped, out=tmp_path / "reversed", reverse_layers=True, **OPTIONS)
+    assert re.search(r"a: layers \d+\.\.\d+ of 14, reversed, on cpu", capsys.readouterr().err)
+    found = (tmp_path / "reversed" / "prob.tif").read_bytes()
+    assert found == (prediction / "prob.tif").read_bytes()
+    provenance = json.loads((tmp_path / "reversed" / "provenance.json").read_text())
+    assert provenance["layer_order"] == "reversed"
+    assert provenance["window"]["is_reversed"]
+    with pytest.raises(ValueError, match="reverse_layers"):
+        predict(run, flipped, out=tmp_path / "reversed", **OPTIONS)
 
 
 def test_prepared_volume_and_zarr_give_the_same_bits(run, fragments, prediction, tmp_path):

@@ -265,3 +265,39 @@ def test_a_damaged_or_foreign_volume_is_refused(fragment: Path, tmp_path: Path) 
     (path / "volume.json").write_text(json.dumps({**info, "format_version": 99}))
     with pytest.raises(ValueError, match="format_version 99, this program reads 1; delete it"):
         open_prepared(path)
+
+
+def test_a_partly_labelled_fragment_keeps_where(fragment: Path, tmp_path: Path) -> None:
+    area = np.zeros(SHAPE[1:], np.uint8)
+    area[10:30] = 255
+    Image.fromarray(area).save(fragment / "labelled_area.png")
+    path = prepare_fragment(fragment, tmp_path / "out")
+    store = open_prepared(path)
+    np.testing.assert_array_equal(store.labelled_papyrus, store.papyrus_mask & (area > 0))
+    stored = pickle.loads(pickle.dumps(store)).labelled_papyrus
+    np.testing.assert_array_equal(stored, store.labelled_papyrus)
+    np.testing.assert_array_equal(open_fragment(path).labelled_area, store.labelled_papyrus)
+    without = open_prepared(path, with_label=False)
+    assert without.labelled_papyrus is without.papyrus_mask
+    blind = open_fragment(path, with_label=False)
+    assert blind.labelled_area is None
+    assert not [file for file in blind.files if "label" in file.name]
+
+
+def test_a_fragment_is_labelled_everywhere_unless_it_says_otherwise(
+    fragment: Path, tmp_path: Path
+) -> None:
+    assert open_fragment(fragment).labelled_area is None
+    store = open_prepared(prepare_fragment(fragment, tmp_path / "out"))
+    assert store.labelled_papyrus is store.papyrus_mask
+
+
+def test_a_bad_labelled_area_is_refused(fragment: Path) -> None:
+    area = np.zeros(SHAPE[1:], np.uint8)
+    Image.fromarray(area).save(fragment / "labelled_area.png")
+    with pytest.raises(ValueError, match=r"labelled_area\.png is all black, so nothing is"):
+        open_fragment(fragment)
+    Image.fromarray(area[:-1] + np.uint8(255)).save(fragment / "labelled_area.png")
+    with pytest.raises(ValueError, match=r"labelled_area\.png is 52 x 41 but the layers are 53"):
+        open_fragment(fragment)
+    open_fragment(fragment, with_label=False)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vesuvius.corners import patch_sums
 from vesuvius.folds import Piece
+from vesuvius.fragment import read_binary_png
 from vesuvius.sampling import (
     SamplingConfig,
-    patch_sums,
+    balance_points,
+    points_csv,
     sample_fragments,
     sample_points,
 )
@@ -135,8 +141,106 @@ def test_a_piece_without_ink_gives_void_patches_only(mask):
     assert len(points) == 50
 
 
+NOTHING = SamplingConfig(32, 8, 0, 1, CONFIG.translation)
+
+
+def positions(mask: np.ndarray, step: int) -> list[list[int]]:
+    """Plain twin: every corner of a grid whose patch has its centre on papyrus."""
+    return [
+        [y, x]
+        for y in range(20, 380 - 31, step)
+        for x in range(30, 460 - 31, step)
+        if mask[y + 16, x + 16]
+    ]
+
+
+@pytest.mark.parametrize(("kind", "step"), [("num_raw", 1), ("num_grid", 7)])
+def test_raw_and_grid_are_every_position_on_papyrus(label, mask, kind, step):
+    everything = replace(NOTHING, **{kind: 10**6}, grid_step=7)
+    assert draw(label, mask, everything)[1:].tolist() == positions(mask, step)
+
+
+@pytest.mark.parametrize(("kind", "step"), [("num_raw", 1), ("num_grid", 7)])
+def test_a_share_of_the_positions_is_drawn_evenly_and_each_once(label, mask, kind, step):
+    num_all = len(positions(mask, step))
+    points = draw(label, mask, replace(NOTHING, **{kind: num_all // 2}, grid_step=7))[1:]
+    assert len(points) == num_all // 2
+    drawn = {(y, x) for y, x in points.tolist()}
+    assert len(drawn) == len(points)
+    assert drawn <= {(y, x) for y, x in positions(mask, step)}
+    upper = (points[:, 0] < 185).mean()  # half of the rows of corners, 20..348
+    assert abs(upper - 0.5) < 0.05
+
+
+def test_positions_need_papyrus(label, mask):
+    config = replace(NOTHING, num_raw=50, num_grid=50)
+    assert not len(draw(label, np.zeros_like(mask), config))
+
+
+def test_edge_patches_are_drawn_whatever_their_ink(label, mask):
+    """Near edges most patches have little ink: buckets even that out, plain edges do not."""
+    edges = draw(label, mask, replace(NOTHING, num_edges=150))[1:]
+    assert len(edges) == len(np.unique(edges, axis=0)) == 150
+    everything = draw(label, mask, replace(NOTHING, num_edges=10**6))[1:]
+    assert {*map(tuple, edges.tolist())} <= {*map(tuple, everything.tolist())}
+    candidates = SamplingConfig(32, 8, 10**6, 0, CONFIG.translation)
+    inked, _ = split(label, everything)
+    np.testing.assert_array_equal(
+        np.unique(inked, axis=0), np.unique(draw(label, mask, candidates), axis=0)
+    )
+
+
+def test_a_mixture_has_the_count_of_each_kind(label, mask):
+    counts = {"num_void": 5, "num_edges": 7, "num_raw": 11, "num_grid": 13}
+    without = draw(label, mask, replace(CONFIG, num_void=5))
+    mixed = draw(label, mask, replace(CONFIG, **counts))
+    assert len(mixed) == len(without) + 7 + 11 + 13
+    np.testing.assert_array_equal(mixed[: len(without)], without)  # the first kinds stay
+
+
+def test_fragments_are_balanced_by_leaving_out_or_repeating():
+    points = {name: np.arange(2 * n, dtype=np.int32).reshape(n, 2) for name, n in
+              (("a", 4), ("b", 11))}  # fmt: skip
+    rng = np.random.default_rng(0)
+    fewest = balance_points(points, "fewest", rng)
+    assert fewest["a"].tolist() == points["a"].tolist()
+    assert len(np.unique(fewest["b"], axis=0)) == len(fewest["b"]) == 4
+    most = balance_points(points, "most", rng)
+    assert most["b"].tolist() == points["b"].tolist()
+    found, times = np.unique(most["a"], axis=0, return_counts=True)
+    assert found.tolist() == points["a"].tolist()
+    assert sorted(times.tolist()) == [2, 3, 3, 3]
+    assert balance_points(points, "none", rng) == points
+    with pytest.raises(ValueError, match="no patch was found in b, so fragments"):
+        balance_points(points | {"b": points["b"][:0]}, "most", rng)
+
+
+def test_balanced_sampling_gives_equal_numbers(label, mask):
+    small = np.zeros_like(label)
+    small[:, :120] = label[:, :120]
+    volumes = {"1": volume("1", label, mask), "2": volume("2", small, mask)}
+    pieces = [Piece(name, 0, 400, 0, 500, "train") for name in volumes]
+    drawn = sample_fragments(volumes, pieces, CONFIG, seed=0)
+    assert len(drawn["1"]) > len(drawn["2"])
+    balanced = sample_fragments(volumes, pieces, replace(CONFIG, balance="fewest"), seed=0)
+    assert {len(points) for points in balanced.values()} == {len(drawn["2"])}
+
+
+def test_points_are_written_as_a_table():
+    points = {"1": np.array([[3, 4]], np.int32), 'a,"b': np.array([[5, 6], [7, 8]], np.int32)}
+    rows = list(csv.reader(points_csv(points).splitlines()))
+    assert rows[0] == ["fragment", "y", "x"]
+    assert rows[1:] == [["1", "3", "4"], ['a,"b', "5", "6"], ['a,"b', "7", "8"]]
+
+
 def volume(name: str, label: np.ndarray | None, mask: np.ndarray) -> SimpleNamespace:
-    return SimpleNamespace(name=name, path=Path(f"{name}.vol"), ink_label=label, papyrus_mask=mask)
+    return SimpleNamespace(
+        name=name,
+        path=Path(f"{name}.vol"),
+        ink_label=label,
+        papyrus_mask=mask,
+        labelled_papyrus=mask,
+    )
 
 
 def test_fragments_are_sampled_from_their_training_pieces(label, mask):
@@ -166,6 +270,21 @@ def test_pieces_are_drawn_independently(label, mask):
     assert not np.array_equal(upper, lower - (400, 0))
 
 
+def test_nothing_is_drawn_from_what_is_not_labelled(label, mask):
+    partly = volume("1", label, mask)
+    area = np.zeros_like(mask)
+    area[:200] = True
+    partly.labelled_papyrus = mask & area
+    piece, mixture = Piece("1", 0, 400, 0, 500, "train"), replace(CONFIG, num_raw=50, num_grid=50)
+    points = sample_fragments({"1": partly}, [piece], mixture, seed=0)["1"]
+    assert len(points) > 150
+    assert ink_of(mask & area, points).min() > 0
+    void = ink_of(label & area, points) == 0
+    assert (ink_of(mask & area, points[void]) >= 0.25).all()
+    whole = sample_fragments({"1": volume("1", label, mask)}, [piece], mixture, seed=0)["1"]
+    assert ink_of(mask & area, whole).min() == 0
+
+
 def test_training_labels_without_ink_are_refused(label, mask):
     bare = np.zeros_like(label)
     pieces = [Piece("7", 0, 400, 0, 500, "train"), Piece("8", 0, 400, 0, 500, "train")]
@@ -193,7 +312,11 @@ def test_a_piece_smaller_than_a_patch_is_refused(label, mask):
     [
         ({"patch_size": 0}, r"sampling\.patch_size is 0"),
         ({"num_buckets": 0}, r"sampling\.num_buckets is 0"),
-        ({"bucket_cap": 0}, r"sampling\.bucket_cap is 0"),
+        ({"bucket_cap": -1}, r"sampling\.bucket_cap is -1"),
+        ({"num_raw": -1}, r"sampling\.num_raw is -1"),
+        ({"grid_step": 0}, r"sampling\.grid_step is 0"),
+        ({"bucket_cap": 0, "num_void": 0}, r"draws nothing; set one of bucket_cap, num_void,"),
+        ({"balance": "all"}, r"balance 'all' is not one of none, fewest, most"),
         ({"num_void": -1}, r"sampling\.num_void is -1"),
         ({"translation": (5, 4)}, r"sampling\.translation \(5, 4\)"),
     ],
@@ -201,3 +324,19 @@ def test_a_piece_smaller_than_a_patch_is_refused(label, mask):
 def test_impossible_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**fields)
+
+
+def test_a_set_as_large_as_the_seeds_comes_from_the_real_label_at_once(sample_data):
+    """The seed drew 24,000 patches in 400 buckets and 12,000 without ink."""
+    folder = sample_data / "kaggle_fragment_1"
+    label, mask = (read_binary_png(folder / name) for name in ("inklabels.png", "mask.png"))
+    piece = Piece("1", 0, label.shape[0], 0, label.shape[1], "train")
+    config = SamplingConfig(64, 400, 60, 12_000)
+    start = time.process_time()
+    points = draw(label, mask, config, piece=piece)
+    assert time.process_time() - start < 20
+    assert len(points) == 36_000
+    ink = ink_of(label, points[:24_000], 64)
+    bucket = np.minimum((ink * 400).astype(int), 399)
+    assert (np.bincount(bucket) == 60).all()
+    assert not any(label[y : y + 64, x : x + 64].any() for y, x in points[24_000::50])

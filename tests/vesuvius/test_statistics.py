@@ -161,9 +161,36 @@ def test_intensity_scale_normalises(voxels: np.ndarray) -> None:
     np.testing.assert_allclose((x.mean(), x.std()), (0, 1), atol=1e-12)
 
 
+@pytest.mark.parametrize("percent", [0, 0.5, 1, 50, 99, 99.9, 100])
+def test_percentiles_are_those_of_the_masked_voxels(voxels: np.ndarray, percent: float) -> None:
+    mask = np.random.default_rng(1).random((300, 20)) > 0.4
+    statistics = VolumeStatistics(layer_histograms(volume_of(voxels), mask, max_rows=300))
+    expected = np.percentile(voxels[2:5][:, mask], percent, method="inverted_cdf")
+    assert statistics.percentile(percent, 2, 5) == expected
+
+
+def test_percentiles_become_0_and_1(voxels: np.ndarray) -> None:
+    histograms = layer_histograms(volume_of(voxels), np.ones((300, 20), bool), max_rows=300)
+    statistics = VolumeStatistics(histograms)
+    offset, scale = intensity_scale("percentile", statistics, 1, 4, (10, 95))
+    low, high = (statistics.percentile(p, 1, 4) for p in (10, 95))
+    np.testing.assert_allclose([(low - offset) * scale, (high - offset) * scale], [0, 1])
+    assert np.mean(voxels[1:4] > high) < 0.05 < np.mean(voxels[1:4] >= high)
+
+
+def test_raw_is_also_a_65535th_of_16_bit_layers() -> None:
+    values = np.arange(0, 65536, 7)
+    offset, scale = intensity_scale("raw", statistics_of(np.full(5, 7)), 0, 5)
+    assert np.abs(((values >> 8) - offset) * scale - values / 65535).max() < 1 / 255
+
+
 def test_a_normalisation_that_is_unknown_or_undefined_is_refused() -> None:
     statistics = statistics_of(np.full(5, 7))
     with pytest.raises(ValueError, match=r"layers 1\.\.3 all have the value 7"):
         intensity_scale("zscore", statistics, 1, 4)
-    with pytest.raises(ValueError, match="'minmax' is unknown; choose raw or zscore"):
+    with pytest.raises(ValueError, match=r"all have the value 7, so percentile is undefined"):
+        intensity_scale("percentile", statistics, 1, 4, (1, 99))
+    with pytest.raises(
+        ValueError, match="'minmax' is unknown; choose one of raw, zscore, percentile"
+    ):
         intensity_scale("minmax", statistics, 1, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,12 +16,13 @@ import pytest
 
 from core.checkpoint import WEIGHTS, load
 from core.metrics import ProbabilityHistogram
-from tests.vesuvius.conftest import NUM_LAYERS, tiny_recipe
+from tests.vesuvius.conftest import NUM_LAYERS, tiny_recipe, write_fragment
 from vesuvius.folds import Piece
 from vesuvius.inkmap import load_model
 from vesuvius.prepare import prepare
-from vesuvius.recipes import LossConfig, ValidationConfig, WindowConfig
-from vesuvius.train import open_volumes, train
+from vesuvius.recipes import RECIPES, LossConfig, ValidationConfig, WindowConfig
+from vesuvius.sampling import points_csv, sample_fragments
+from vesuvius.train import note_narrow_gap, open_volumes, train
 
 
 def test_run_folder_holds_what_a_user_expects(run):
@@ -88,6 +90,63 @@ def test_whole_fragment_can_be_held_out(prepared, tmp_path):
     train(prepared, tmp_path / "run", recipe)
     roles = {piece.fragment: piece.role for piece in stored_pieces(tmp_path / "run")}
     assert roles == {"1": "train", "2": "validation"}
+
+
+def test_what_is_not_labelled_is_neither_learned_nor_scored(tmp_path, monkeypatch):
+    """Two fragments that differ in their label where it does not count give the same run."""
+    results = []
+    for name, wrong in (("kept", 0), ("wrong", 255)):
+        root = tmp_path / name
+        folder = write_fragment(root / "1", 0)
+        label = cv2.imread(str(folder / "inklabels.png"), cv2.IMREAD_GRAYSCALE)
+        area = np.full_like(label, 255)
+        area[40:70, :] = 0
+        label[40:70, 20:140] = wrong
+        cv2.imwrite(str(folder / "inklabels.png"), label)
+        cv2.imwrite(str(folder / "labelled_area.png"), area)
+        prepare((folder,), out=root)
+        recipe = tiny_recipe()
+        once = replace(recipe.training, epochs=1, warmup_epochs=0)
+        result = train(root, root / "run", replace(recipe, training=once))
+        row = json.loads((root / "run" / "metrics.jsonl").read_text())
+        results.append((result.best_score, row["train"], row["validation"]))
+    assert results[0] == results[1]
+
+
+def test_the_windows_of_training_are_kept_with_their_order(prepared, tmp_path, capsys):
+    recipe = tiny_recipe()
+    window = replace(recipe.window, reversed=("2",))
+    once = replace(recipe.training, epochs=1, warmup_epochs=0)
+    train(prepared, tmp_path / "run", replace(recipe, window=window, training=once))
+    windows = load_model(tmp_path / "run").windows
+    assert {name: seen["is_reversed"] for name, seen in windows.items()} == {"1": False, "2": True}
+    assert windows["1"]["sheet_place"] == windows["2"]["sheet_place"] == 4
+    said = capsys.readouterr().err
+    assert re.search(r"^2: layers 4\.\.11 of 14, reversed$", said, re.M)
+    wrong = replace(recipe, window=replace(window, reversed=("2", "x")))
+    with pytest.raises(ValueError, match=r"window\.reversed names x, the volumes are 1, 2"):
+        train(prepared, tmp_path / "other", wrong)
+
+
+def test_a_stripe_can_be_held_out_and_is_written_down(prepared, tmp_path, capsys):
+    recipe = tiny_recipe()
+    validation = replace(recipe.validation, fragment="2", num_stripes=2, stripe=1)
+    once = replace(recipe.training, epochs=1, warmup_epochs=0)
+    train(prepared, tmp_path / "run", replace(recipe, validation=validation, training=once))
+    stored = json.loads((tmp_path / "run" / "folds.json").read_text())
+    pieces = [Piece(**piece) for piece in stored["pieces"]]
+    assert pieces == stored_pieces(tmp_path / "run")
+    assert [(p.fragment, p.role) for p in pieces] == [
+        ("1", "train"), ("2", "train"), ("2", "validation"),
+    ]  # fmt: skip
+    assert stored["gap"] == 16
+    assert "validation.gap 16 is less than a patch and its halo (64 px)" in capsys.readouterr().err
+
+
+def test_the_gap_of_every_recipe_is_wide_enough(capsys):
+    for make in RECIPES.values():
+        note_narrow_gap(make().validation.gap, make().sampling.patch_size)
+    assert not capsys.readouterr().err
 
 
 def test_bad_data_is_named_before_anything_is_written(prepared, fragments, tmp_path):
@@ -164,9 +223,13 @@ def test_held_out_pieces_that_cannot_be_scored_are_refused(fragments, prepared, 
         (partial(WindowConfig, num_layers=0), "window.num_layers is 0; it is at least 1"),
         (partial(WindowConfig, z_shift=-1), "window.z_shift is -1; it is at least 0"),
         (partial(WindowConfig, z_start=-2), "window.z_start is -2; it is at least 0"),
+        (partial(WindowConfig, percentiles=(9.0, 9.0)), "window.percentiles (9.0, 9.0) are not"),
         (partial(LossConfig, smoothing=0.7), "smoothing is 0.7, allowed"),
         (partial(LossConfig, dice_weight=-2), "weight of dice is -2, allowed"),
         (partial(ValidationConfig, gap=-100), "validation.gap is -100; it is at least 0"),
+        (partial(ValidationConfig, num_stripes=1), "cannot be held out; take 2 or more stripes"),
+        (partial(ValidationConfig, num_stripes=2, stripe=2), "stripe 2 of validation.num_stripes"),
+        (partial(ValidationConfig, stripe=1), "stripe 1 of validation.num_stripes 0"),
         (partial(ValidationConfig, fraction=1.0), "validation.fraction is 1.0"),
         (partial(ValidationConfig, stride=200), "stride 200 is above validation.tile_size 128"),
     ],
@@ -183,3 +246,18 @@ def test_resume_with_a_changed_recipe_is_refused(run, prepared):
         train(prepared, run, changed, resume=True)
     with pytest.raises(ValueError, match="--resume or choose another --out"):
         train(prepared, run, recipe)
+
+
+def test_the_points_of_a_run_are_kept_and_follow_from_the_seed(run, prepared, tmp_path):
+    stored = (run / "points.csv").read_text()
+    recipe = tiny_recipe()
+    rows = [line.split(",") for line in stored.splitlines()]
+    assert rows[0] == ["fragment", "y", "x"]
+    config = json.loads((run / "config.json").read_text())
+    assert len(rows) - 1 == config["samples_per_epoch"]
+    assert config["description"]["points_sha256"] == hashlib.sha256(stored.encode()).hexdigest()
+    volumes = open_volumes(prepared)
+    points = sample_fragments(volumes, stored_pieces(run), recipe.sampling, recipe.training.seed)
+    assert points_csv(points) == stored
+    other = sample_fragments(volumes, stored_pieces(run), recipe.sampling, seed=99)
+    assert points_csv(other) != stored
