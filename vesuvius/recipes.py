@@ -275,6 +275,7 @@ def repmode_segformer() -> InkRecipe:
         sampling=replace(recipe.sampling, patch_size=128, translation=(-64, 32)),
         augment=replace(AUGMENTATION, layer_dropout=2),
         loss=LossConfig(smoothing=0.1),
+        validation=ValidationConfig(gap=256),
         training=replace(recipe.training, learning_rate=3e-4, warmup_epochs=1, ema_decay=0.99),
     )
 

@@ -9,7 +9,7 @@ import torch
 
 from core.config import from_dict, to_dict
 from vesuvius.networks.registry import build_network
-from vesuvius.recipes import RECIPES, InkRecipe
+from vesuvius.recipes import NO_AUGMENTATION, RECIPES, InkRecipe
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_the_experiments_are_those_of_the_slides():
     recipes = {name: RECIPES[name]() for name in RECIPES if name.startswith("repmode-2")}
     module, two, decoder = (recipes[f"repmode-2{end}"] for end in ("d-module", "", "d-decoder"))
     assert (module.network.decoder, module.network.dropout) == ("3d", 0)
-    assert not any(to_dict(module.augment).values())
+    assert module.augment == NO_AUGMENTATION
     assert (two.window.intensity, two.network.decoder) == ("zscore", "3d")
     assert (two.augment.flip, two.augment.brightness_contrast) == (0.5, 0.15)
     assert (decoder.window.intensity, decoder.network.base_channels) == ("raw", 16)
