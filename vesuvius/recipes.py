@@ -262,7 +262,7 @@ def stack_2d() -> InkRecipe:
 
 
 def repmode_segformer() -> InkRecipe:
-    """Return our best: experts over 16 layers in 3D, each feature turned 2D, a SegFormer decoder.
+    """Return RepMode's encoder over 16 layers, each feature turned 2D, and a SegFormer decoder.
 
     What the public winners agree on around it: few layers in the middle of the sheet, shifted up
     and down at random, larger patches, dropped layers, average weights.
