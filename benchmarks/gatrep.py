@@ -5,7 +5,7 @@ The ways of computing run in turns in one process; the first turn is not counted
 the backward pass are those of all storages that autograd saves, weights apart. The peak is the
 resident memory of a process of its own that does one step.
 
-    python benchmarks/gatrep.py                 about a quarter of an hour on two cores
+    python benchmarks/gatrep.py                 about ten minutes on two cores
     python benchmarks/gatrep.py --repeats 1     to see it work
 """
 
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,7 @@ def _training(case: Case, repeats: int) -> dict[str, Any]:
     steps = {method: _forward(method, model, plain, x, tasks) for method in METHODS}
     outputs, kept = {}, {}
     for method, forward in steps.items():
-        outputs[method], kept[method] = _kept_bytes(forward)
+        outputs[method], kept[method] = _kept_bytes(forward, (model, plain))
     times = _in_turns({m: partial(_step, model, plain, step) for m, step in steps.items()}, repeats)
     difference = (outputs["per-sample"] - outputs["auto"]).abs().max() / outputs["auto"].std()
     rows = {
@@ -156,19 +156,19 @@ def _peak_in_own_process(case: Case, method: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _kept_bytes(forward: Callable[[], Tensor]) -> tuple[Tensor, int]:
+def _kept_bytes(forward: Callable[[], Tensor], models: Sequence[nn.Module]) -> tuple[Tensor, int]:
     """Return the output, and the bytes of the storages autograd keeps, weights apart."""
+    weights = {p.untyped_storage().data_ptr() for model in models for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward()
-    return output.detach(), sum(kept.values())
+    return output.detach(), sum(size for at, size in kept.items() if at not in weights)
 
 
 def _in_turns(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

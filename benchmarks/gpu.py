@@ -65,18 +65,20 @@ TINY = Sizes(2, (16, 32, 32), (16, 32, 32), (2, 4), 1)
 
 
 class Training:
-    """A network with its optimiser and scaler, and one batch to train on again and again."""
+    """A network with its optimiser, and one batch to train on again and again."""
 
     def __init__(
         self, model: TaskConditioned, x: Tensor, tasks: list[int], is_compiled: bool
     ) -> None:
         self.device = x.device
         self.network = model.network.to(self.device).train()
-        # The groups are made outside: reading the tasks off the device is no part of a graph.
         self.run = torch.compile(self.network, fullgraph=True) if is_compiled else self.network
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4)
         self.precision = torch.bfloat16
-        self.x, self.groups = x, TaskGroups.of(tasks, self.device)
+        # Made outside: reading the tasks off the device is no part of a graph. In a compiled
+        # network each sample is a group of its own, so that one graph serves every mixed batch.
+        groups = TaskGroups.of(tasks, self.device)
+        self.x, self.groups = x, groups.each_alone() if is_compiled else groups
 
     def step(self) -> None:
         """Do one whole training step."""
@@ -87,6 +89,10 @@ class Training:
         self.optimizer.step()
 
 
+# How to make each way of training, and the limit of its memory in GB, if any.
+Ways = dict[str, tuple[Callable[[], Training], float | None]]
+
+
 def main() -> None:
     """Measure, print and store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -95,18 +101,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     options = parser.parse_args()
     device, sizes = torch.device(options.device), TINY if options.tiny else Sizes()
-    result = {
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    result: dict[str, Any] = {
         "what": "training steps under bf16 autocast with AdamW; samples per second, GB at the peak",
         "machine": machine(device),
         "limit_gb": LIMIT_GB,
-        "paper": _paper(device, sizes, options.repeats),
-        "ink": _ink(device, sizes, options.repeats),
     }
-    for part in ("paper", "ink"):
+    card = re.sub(r"\W+", "_", result["machine"].get("card", device.type)).lower()
+    for part, measure in (("paper", _paper), ("ink", _ink)):
+        result[part] = measure(device, sizes, options.repeats)
         print(part, result[part])
-    if not options.tiny:
-        card = re.sub(r"\W+", "_", result["machine"].get("card", device.type)).lower()
-        write_json(Path(__file__).parent / "results" / f"gpu_{card}.json", result)
+        if not options.tiny:
+            write_json(Path(__file__).parent / "results" / f"gpu_{card}.json", result)
 
 
 def _paper(device: torch.device, sizes: Sizes, repeats: int) -> dict[str, Any]:
@@ -121,13 +128,14 @@ def _paper(device: torch.device, sizes: Sizes, repeats: int) -> dict[str, Any]:
             set_computation(model, way)
         return Training(model, x, list(PAPER_TASKS), is_compiled)
 
-    ways = {
+    ways: Ways = {
         "per-sample": (lambda: training("per-sample"), None),
         "auto": (lambda: training("auto"), LIMIT_GB),
         "auto, compiled": (lambda: training("auto", is_compiled=True), LIMIT_GB),
     }
     rows = _in_turns(ways, len(x), sizes.steps, repeats, device)
-    ratio = rows["auto"]["samples_per_s"] / rows["per-sample"]["samples_per_s"]
+    ours, theirs = (rows[way].get("samples_per_s") for way in ("auto", "per-sample"))
+    ratio = ours / theirs if ours and theirs else None
     return {"batch_size": len(x), "ways": rows, "auto_to_per_sample": ratio, "target": PAPER_TARGET}
 
 
@@ -142,48 +150,54 @@ def _ink(device: torch.device, sizes: Sizes, repeats: int) -> dict[str, Any]:
             model = build_network(config, sizes.ink_shape[0], num_tasks=1)
             return Training(model, x, [0] * len(x), is_compiled)
 
-        ways: dict[str, tuple[Callable[[], Training], float | None]] = {
+        ways: Ways = {
             "auto": (lambda training=training: training(False), LIMIT_GB),
             "auto, compiled": (lambda training=training: training(True), LIMIT_GB),
         }
-        try:
-            found[batch] = _in_turns(ways, batch, sizes.steps, repeats, device)
-        except torch.OutOfMemoryError:
+        found[batch] = _in_turns(ways, batch, sizes.steps, repeats, device)
+        if "failure" in found[batch]["auto"]:
             break
-    return {"batches": found, "largest_batch": max(found, default=0), "target": INK_TARGET_BATCH}
+    fitting = [batch for batch, rows in found.items() if "failure" not in rows["auto"]]
+    return {"batches": found, "largest_batch": max(fitting, default=0), "target": INK_TARGET_BATCH}
 
 
 def _in_turns(
-    ways: dict[str, tuple[Callable[[], Training], float | None]],
+    ways: Ways,
     batch: int,
     num_steps: int,
     repeats: int,
     device: torch.device,
 ) -> dict[str, dict[str, Any]]:
     """Measure each way `repeats` times in turns; at any time one network alone is on the card."""
+    torch.compiler.reset()  # so that no graph is of another batch's sizes
     rates: dict[str, list[float]] = {name: [] for name in ways}
     peaks: dict[str, int] = dict.fromkeys(ways, 0)
+    failures: dict[str, str] = {}
     for _ in range(repeats):
-        for name, (make, limit_gb) in ways.items():
+        for name in [name for name in ways if name not in failures]:
+            make, limit_gb = ways[name]
             _start_counting(device, limit_gb)
-            training = make()
-            for _ in range(WARMUP_STEPS):
-                training.step()
-            rates[name].append(batch / _seconds_per_step(training, num_steps))
+            try:
+                rates[name].append(batch / _seconds_per_step(make(), num_steps))
+            except RuntimeError as error:  # out of memory, also inside the compiler
+                failures[name] = " ".join(str(error).split())[:200]
             peaks[name] = max(peaks[name], _peak_bytes(device))
-            del training
-    return {
-        name: {
-            "samples_per_s": statistics.median(rates[name]),
-            "spread": [min(rates[name]), max(rates[name])],
-            "peak_gb": peaks[name] / 1e9,
-            "limit_gb": limit_gb,
-        }
-        for name, (_, limit_gb) in ways.items()
-    }
+    return {name: _row(rates[name], peaks[name], failures.get(name)) for name in ways}
+
+
+def _row(rates: list[float], peak: int, failure: str | None) -> dict[str, Any]:
+    """Return what was found of one way."""
+    if failure is not None:
+        return {"failure": failure, "peak_gb": peak / 1e9}
+    spread = [min(rates), max(rates)]
+    return {"samples_per_s": statistics.median(rates), "spread": spread, "peak_gb": peak / 1e9}
 
 
 def _seconds_per_step(training: Training, num_steps: int) -> float:
+    for _ in range(WARMUP_STEPS):
+        training.step()
+    if training.device.type == "cuda":
+        torch.cuda.synchronize()
     started_s = time.perf_counter()
     for _ in range(num_steps):
         training.step()

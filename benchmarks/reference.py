@@ -9,8 +9,9 @@ keeps what it needs.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from core.choice import COMPUTATIONS
 from core.gatrep import Expert, TaskGroups
 from core.mode import MoDE
-from core.unet3d import Parts, PlainConv, UNet3D
+from core.unet3d import Parts, UNet3D
 
 
 def convolve_per_sample(
@@ -39,9 +40,12 @@ def convolve_per_sample(
     whole = [_as_convolution(*pair, size) for pair in zip(kernels, experts, strict=True)]
     merged = torch.stack(
         [
-            sum(
-                (gate_O[:, None, None, None, None] * kernel)
-                for gate_O, kernel in zip(gates_EO, whole, strict=True)
+            reduce(
+                operator.add,
+                [
+                    gate_O[:, None, None, None, None] * kernel
+                    for gate_O, kernel in zip(gates_EO, whole, strict=True)
+                ],
             )
             for gates_EO in gates_DEO[groups.group]
         ]
@@ -74,7 +78,7 @@ def set_computation(model: nn.Module, name: str) -> None:
             block.computation = name  # type: ignore[assignment]
 
 
-def plain_unet(base_channels: int, size: int = 5) -> UNet3D:
-    """Return a U-Net of plain convolutions of the merged size, with the widths of RepMode."""
-    parts = Parts(partial(PlainConv, size=size))
+def plain_unet(base_channels: int) -> UNet3D:
+    """Return a U-Net of PyTorch's own 5x5x5 convolutions, with the widths of RepMode."""
+    parts = Parts(partial(nn.Conv3d, kernel_size=5, padding=2, bias=False))
     return UNet3D(parts, parts, 1, 1, base_channels, num_stages=4)

@@ -27,7 +27,7 @@ Computation = Literal["auto", "merged", "gated", "sparse"]
 Way = Literal["merged", "gated"]
 
 # Multiply-adds of a convolution in the time of moving one byte. For "cpu" fitted to single layers
-# on two cores (benchmarks/gatrep_layers.py); for "cuda" an estimate from data sheets. They decide
+# on two cores (benchmarks/layers.py); for "cuda" an estimate from data sheets. They decide
 # speed only, never the result.
 MULTIPLY_ADDS_PER_BYTE = {"cpu": 100.0, "cuda": 50.0}
 # The additions of an average are not done in blocks as a convolution's are.
@@ -84,12 +84,20 @@ def gated_cost(shape: Sequence[int], out_channels: int, experts: Sequence[Expert
     voxels = num_samples * math.prod(lengths)
     pairs = in_channels * out_channels
     taps = sum(math.prod(live_window(expert.kernel_size, lengths)) for expert in experts)
-    averages = [expert.size ** len(lengths) for expert in experts if expert.kind == "average"]
-    averaging = 2 * voxels * in_channels * sum(averages) * MULTIPLY_ADDS_PER_AVERAGED_VALUE
+    averages = [expert.size for expert in experts if expert.kind == "average"]
+    added = sum([size ** len(lengths) for size in averages])
+    averaging = 2 * voxels * in_channels * added * MULTIPLY_ADDS_PER_AVERAGED_VALUE
+    # Features shorter than a window are padded before they are averaged, and kept so.
+    padded = [
+        num_samples * in_channels * math.prod([length + size - 1 for length in lengths])
+        for size in averages
+        if min(lengths) < size
+    ]
+    outputs = out_channels * len(experts) + in_channels * len(averages)
     return Cost(
         multiply_adds=3 * voxels * pairs * taps + averaging,
         kernel_bytes=4 * pairs * 3 * taps,
-        kept_bytes=4 * voxels * (out_channels * len(experts) + in_channels * len(averages)),
+        kept_bytes=4 * (voxels * outputs + sum(padded)),
     )
 
 

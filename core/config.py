@@ -15,6 +15,18 @@ T = TypeVar("T")
 TYPE = "type"
 
 
+def check_literal(name: str, value: object, allowed: Any) -> None:
+    """Refuse a value that is not one of a ``Literal``.
+
+    Raises:
+        ValueError: Naming what it is, what was given and what is allowed.
+    """
+    if value not in get_args(allowed):
+        raise ValueError(
+            f"{name} is {value!r}; allowed is {', '.join(map(repr, get_args(allowed)))}"
+        )
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config as nested dictionaries of JSON values; tuples become lists."""
     hints = get_type_hints(type(config))

@@ -18,7 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.config import check_literal
 from core.gatrep import TaskGroups
+
+Sight = Literal["task", "input"]
+Code = Literal["one-hot", "gaussian"]
+GateActivation = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,18 @@ class GateConfig:
         activation: "softmax" over the experts, or "sigmoid" for each on its own.
 
     Raises:
-        ValueError: If the hidden width is negative.
+        ValueError: If one of them is not among these.
     """
 
-    sees: Literal["task", "input"] = "task"
-    code: Literal["one-hot", "gaussian"] = "one-hot"
+    sees: Sight = "task"
+    code: Code = "one-hot"
     hidden: int = 0
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    activation: GateActivation = "softmax"
 
     def __post_init__(self) -> None:
+        check_literal("what the gate sees", self.sees, Sight)
+        check_literal("gate code", self.code, Code)
+        check_literal("gate activation", self.activation, GateActivation)
         if self.hidden < 0:
             raise ValueError(f"gate hidden width {self.hidden} is negative; use 0 for no layer")
 
@@ -130,11 +138,6 @@ class TaskGate(Gate):
 
 class InputGate(Gate):
     """Gating weights driven by the features, averaged over space; every sample has its own."""
-
-    def __init__(
-        self, in_channels: int, num_experts: int, out_channels: int, config: GateConfig
-    ) -> None:
-        super().__init__(in_channels, num_experts, out_channels, config)
 
     @property
     def is_fixed(self) -> bool:

@@ -20,7 +20,7 @@ S spatial axes (ZYX or YX; the number of them comes from the kernels), K kernel 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,15 +28,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.config import check_literal
+from core.convolution import convolution_backward, convolve_same
+
+ExpertKind = Literal["conv", "average"]
+
 
 @dataclass(frozen=True)
 class Expert:
     """One expert: a convolution of odd `size`, or an average of `size` and then a 1-convolution."""
 
-    kind: Literal["conv", "average"]
+    kind: ExpertKind
     size: int
 
     def __post_init__(self) -> None:
+        check_literal("expert kind", self.kind, ExpertKind)
         if self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"expert size {self.size} is not odd and positive; use 1, 3, 5, ...")
 
@@ -188,10 +194,10 @@ class _MergedConvolution(torch.autograd.Function):
         ctx.save_for_backward(x, gates_DEO, *samples, *kernels)
         ctx.experts = experts
         window, live = _cut(kernels, experts, x)
-        outputs = [
-            convolve_plain(rows, _merge(live, experts, gates_EO, window).to(x.dtype))
+        outputs = (
+            convolve_same(rows, _merge(live, experts, gates_EO, window).to(x.dtype))
             for rows, gates_EO in zip(split(x, samples), gates_DEO, strict=True)
-        ]
+        )
         return join(outputs, samples)
 
     @staticmethod
@@ -204,19 +210,19 @@ class _MergedConvolution(torch.autograd.Function):
             torch.zeros_like(kernel) if needed else None
             for kernel, needed in zip(live, needs_kernels, strict=True)
         ]
-        grad_inputs, grad_gates = [], []
-        parts = (split(x, samples), split(grad_outputs[0], samples), gates_DEO)
-        for rows, grad_rows, gates_EO in zip(*parts, strict=True):
+        grad_x, grad_gates = None, []
+        parts = (samples, split(x, samples), split(grad_outputs[0], samples), gates_DEO)
+        for members, rows, grad_rows, gates_EO in zip(*parts, strict=True):
             kernel = _merge(live, ctx.experts, gates_EO, window).to(x.dtype)
-            grad_input, grad_kernel = _convolution_backward(grad_rows, rows, kernel, needs_x)
-            grad_inputs.append(grad_input)
+            grad_input, grad_kernel = convolution_backward(grad_rows, rows, kernel, needs_x)
+            if grad_input is not None:
+                grad_x = _put(grad_input, grad_x, members, len(x))
             grad_kernel = grad_kernel.to(gates_EO.dtype)
             grad_gates.append(_unmerge(grad_kernel, live, ctx.experts, gates_EO, grad_live))
         grad_kernels = [
             None if grad is None else _uncut(grad, kernel.shape)
             for grad, kernel in zip(grad_live, kernels, strict=True)
         ]
-        grad_x = join(grad_inputs, samples) if needs_x else None
         return grad_x, torch.stack(grad_gates), None, None, *grad_kernels
 
 
@@ -235,20 +241,6 @@ def _uncut(grad: Tensor, shape: torch.Size) -> Tensor:
     whole = grad.new_zeros(shape)
     middle(whole, grad.shape[2:]).copy_(grad)
     return whole
-
-
-def _convolution_backward(
-    grad_output: Tensor, x: Tensor, kernel: Tensor, needs_input: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `convolve_plain` in its features, where needed, and its kernel."""
-    num_axes = x.ndim - 2
-    padding = [size // 2 for size in kernel.shape[2:]]
-    ones, zeros = [1] * num_axes, [0] * num_axes
-    grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
-        grad_output, x, kernel, None, ones, padding, ones, False, zeros, 1,
-        [needs_input, True, False],
-    )  # fmt: skip
-    return grad_input, grad_kernel
 
 
 def convolve_merged(
@@ -272,8 +264,12 @@ def convolve_merged(
     Returns:
         Features (N, O, *S).
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
+    elif x.dtype != kernels[0].dtype:
+        raise ValueError(
+            f"features are {x.dtype} and kernels {kernels[0].dtype}; convert one, or use autocast"
+        )
     merged: Tensor = _MergedConvolution.apply(  # type: ignore[no-untyped-call]
         x, gates_DEO, tuple(experts), groups.samples, *kernels
     )
@@ -299,16 +295,10 @@ def convolve_gated(
         window = live_window(expert.kernel_size, x.shape[2:])
         features = average(x, expert.size) if expert.kind == "average" else x
         gate = gates_NEO[:, e].view(*gates_NEO.shape[::2], *[1] * (x.ndim - 2))
-        convolved = convolve_plain(features, middle(kernel, window))
-        total = gate * convolved if total is None else torch.addcmul(total, gate, convolved)
+        convolved = convolve_same(features, middle(kernel, window))
+        total = gate * convolved if total is None else total + gate * convolved
     assert total is not None
     return total.to(convolved.dtype)
-
-
-def convolve_plain(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve (N, I, *S) with (O, I, *odd window) under zero "same" padding."""
-    operation = F.conv3d if x.ndim == 5 else F.conv2d
-    return operation(x, kernel, padding=[size // 2 for size in kernel.shape[2:]])
 
 
 def middle(kernel: Tensor, window: Sequence[int]) -> Tensor:
@@ -329,21 +319,40 @@ def _share(expert: Expert, num_axes: int) -> int:
     return expert.size**num_axes if expert.kind == "average" else 1
 
 
-def split(x: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return the rows of each group; all of `x` as it is where there is one group."""
-    return [x] if len(samples) == 1 else [x[rows] for rows in samples]
+def split(x: Tensor, samples: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """Yield the rows of each group; all of `x` as it is where there is one group."""
+    return (x if len(samples) == 1 else x[members] for members in samples)
 
 
-def join(parts: list[Tensor], samples: tuple[Tensor, ...]) -> Tensor:
-    """Undo `split`."""
-    return parts[0] if len(samples) == 1 else torch.cat(parts)[torch.argsort(torch.cat(samples))]
+def join(parts: Iterable[Tensor], samples: tuple[Tensor, ...]) -> Tensor:
+    """Undo `split`, holding one part at a time."""
+    whole: Tensor | None = None
+    num_samples = sum(len(members) for members in samples)
+    for part, members in zip(parts, samples, strict=True):
+        whole = _put(part, whole, members, num_samples)
+    assert whole is not None
+    return whole
+
+
+def _put(part: Tensor, whole: Tensor | None, members: Tensor, num_samples: int) -> Tensor:
+    """Return the whole batch with the rows of one group put in; it is made at the first."""
+    if len(part) == num_samples:
+        return part
+    if whole is None:
+        is_last = part.ndim == 5 and part.is_contiguous(memory_format=torch.channels_last_3d)
+        layout = torch.channels_last_3d if is_last else torch.contiguous_format
+        shape = (num_samples, *part.shape[1:])
+        whole = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout)
+    whole[members] = part
+    return whole
 
 
 def average(x: Tensor, size: int) -> Tensor:
     """Average over windows of `size`; the zero padding is part of every average.
 
-    Padded first because the pooling operators refuse inputs smaller than their window.
+    Padded first where an axis is shorter than the window, which the operators refuse.
     """
     operation = F.avg_pool3d if x.ndim == 5 else F.avg_pool2d
-    padded = F.pad(x, [size // 2] * 2 * (x.ndim - 2))
-    return operation(padded, size, stride=1)
+    if min(x.shape[2:]) >= size:
+        return operation(x, size, stride=1, padding=size // 2)
+    return operation(F.pad(x, [size // 2] * 2 * (x.ndim - 2)), size, stride=1)

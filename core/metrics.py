@@ -126,6 +126,24 @@ class ProbabilityHistogram:
         precision, recall = self.precision_recall()
         return float(np.sum(precision * -np.diff(recall, append=0.0)))
 
+    def roc_auc(self) -> float:
+        """Return how often a positive pixel has the higher probability of the two classes.
+
+        The area under the receiver operating characteristic; pairs in one bin count half, and it is
+        one half where a class is missing.
+
+        Reference: Hanley and McNeil, Radiology 1982.
+        """
+        negatives, positives = self.counts.astype(np.float64)
+        pairs = negatives.sum() * positives.sum()
+        below = np.cumsum(negatives) - negatives
+        return float(np.sum(positives * (below + negatives / 2)) / pairs) if pairs else 0.5
+
+    def share_at_least(self) -> FloatArray:
+        """Return the share of all pixels that each threshold calls positive, (1025,), 1 to 0."""
+        tp, fp, _ = self.confusion()
+        return _ratio(tp + fp, np.full(tp.shape, self.counts.sum()), empty=0.0)
+
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike, empty: float) -> FloatArray:
     """Return numerator / denominator as float64, `empty` where the denominator is 0."""

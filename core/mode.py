@@ -11,19 +11,21 @@ Shape legend as in `core.gatrep`; T tasks the network knows.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.choice import COMPUTATIONS, Computation
+from core.choice import COMPUTATIONS, Computation, Way, cheaper
+from core.config import check_literal
+from core.convolution import SameConv3d, convolve_same
 from core.gates import GateConfig, make_gate
 from core.gatrep import (
     REPMODE_EXPERTS,
     Expert,
     TaskGroups,
-    convolve_plain,
     live_window,
     merge,
     middle,
@@ -42,12 +44,20 @@ class Mixture:
         gate: The gate.
         computation: How the gated sum of experts is computed: "auto" chooses the cheaper of
             "merged" and "gated", which are equal. "sparse" is another function: each output
-            channel hears its best expert alone (`core.gatrep.convolve_sparse`).
+            channel hears its best expert alone (`core.routing.convolve_sparse`).
+
+    Raises:
+        ValueError: If there is no expert, or no such computation.
     """
 
     experts: tuple[Expert, ...] = REPMODE_EXPERTS
     gate: GateConfig = field(default_factory=GateConfig)
     computation: Computation = "auto"
+
+    def __post_init__(self) -> None:
+        check_literal("computation", self.computation, Computation)
+        if not self.experts:
+            raise ValueError("a mixture of no experts; give at least one")
 
 
 REPMODE = Mixture()
@@ -87,29 +97,64 @@ class MoDE(nn.Module):
         )
         for kernel in self.kernels:
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
-        self._kept = _KeptKernel()
+        self._kept: _Kept | None = None
 
     def forward(self, x: Tensor, groups: TaskGroups) -> Tensor:
         """Convolve features (N, I, *S) into (N, O, *S), each sample by its own task.
 
         Gates and merged kernels are formed in the parameters' precision even under autocast. In
-        evaluation without gradients the kernel of a task is kept for the next call.
+        evaluation without gradients the kernel of a task is kept for the next call, until a weight
+        changes. As autograd, it cannot see writes through a weight's `.data`: call `train` and
+        `eval` after those.
         """
         if self._may_keep(groups):
-            kernel = self._kept.kernel(self, groups.ids[0])
-            return convolve_plain(x, middle(kernel, live_window(kernel.shape[2], x.shape[2:])))
-        with torch.autocast(x.device.type, enabled=False):
-            gates_DEO, groups = self.gate(x, groups)
+            kernel = self._kept_kernel(groups.ids[0])
+            return convolve_same(x, middle(kernel, live_window(kernel.shape[2], x.shape[2:])))
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._kept = None  # An optimiser may follow, and fused ones leave no trace.
+        gates_DEO, groups = self._weigh(x, groups)
         # Tasks from before an extension know the first experts only.
         num_experts = gates_DEO.shape[1]
         kernels, experts = tuple(self.kernels)[:num_experts], self.experts[:num_experts]
         return COMPUTATIONS[self.computation](x, kernels, experts, gates_DEO, groups)
 
+    def way(self, x: Tensor, groups: TaskGroups, device_type: str) -> tuple[Way, int, int]:
+        """Return how a training step on these features (N, I, *S) would compute them.
+
+        Returns:
+            The way on a device of this type, the number of experts, and of kernels to be merged.
+
+        Raises:
+            ValueError: If the block routes sparsely, which is neither way.
+        """
+        if self.computation == "sparse":
+            raise ValueError("sparse routing neither merges nor gates, so it has no plan")
+        gates_DEO, groups = self._weigh(x, groups)
+        num_distinct, num_experts = gates_DEO.shape[:2]
+        if self.computation != "auto":
+            return self.computation, num_experts, num_distinct
+        experts, out_channels = self.experts[:num_experts], self.kernels[0].shape[0]
+        way = cheaper(x.shape, out_channels, experts, num_distinct, device_type)
+        return way, num_experts, num_distinct
+
+    def _weigh(self, x: Tensor, groups: TaskGroups) -> tuple[Tensor, TaskGroups]:
+        with torch.autocast(x.device.type, enabled=False):
+            gates_DEO, groups = self.gate(x, groups)
+        return gates_DEO, groups
+
     def train(self, mode: bool = True) -> MoDE:
         """Set the mode; training drops the kept kernel instead of carrying it along."""
         if mode:
-            self._kept = _KeptKernel()
+            self._kept = None
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MoDE:
+        self._kept = None  # It would keep the weights from before a move alive.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None}
 
     def plain(self, task: int) -> nn.Module:
         """Return the convolution this block is for one task, as ``nn.Conv3d`` or ``nn.Conv2d``.
@@ -118,7 +163,7 @@ class MoDE(nn.Module):
             ValueError: If it is no convolution because the gate looks at the input.
         """
         kernel = self.merged_kernel(task)
-        conv_type = nn.Conv3d if kernel.ndim == 5 else nn.Conv2d
+        conv_type = SameConv3d if kernel.ndim == 5 else nn.Conv2d
         size = kernel.shape[-1]
         conv = conv_type(
             kernel.shape[1], kernel.shape[0], size, padding=size // 2, bias=False,
@@ -141,6 +186,15 @@ class MoDE(nn.Module):
             num_experts = len(gates_EO)
             return merge(tuple(self.kernels)[:num_experts], self.experts[:num_experts], gates_EO)
 
+    def _kept_kernel(self, task: int) -> Tensor:
+        """Return the kernel of a task, merged anew if the last one was another."""
+        weights = [*self.parameters(), *self.buffers()]
+        kept = self._kept  # One read and one write, so that threads do not mix their tasks.
+        if kept is None or not kept.is_of(task, weights):
+            sources = tuple((weight.detach(), weight._version) for weight in weights)
+            kept = self._kept = _Kept(task, sources, self.merged_kernel(task))
+        return kept.kernel
+
     def _may_keep(self, groups: TaskGroups) -> bool:
         """Tell whether the kernel of this call is that of the next one with the same task."""
         return (
@@ -154,33 +208,22 @@ class MoDE(nn.Module):
         )
 
 
-class _KeptKernel:
-    """The kernel that a block merged last, as long as nothing it was made of has changed.
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """The kernel that a block merged last, and what it was made of."""
 
-    It sees what autograd sees: every change but an in-place one through a weight's `.data`.
-    """
+    task: int
+    # An alias of each weight keeps its memory from being given to another at the same place.
+    sources: tuple[tuple[Tensor, int], ...]
+    kernel: Tensor
 
-    def __init__(self) -> None:
-        self._task = -1
-        self._sources: list[tuple[Tensor, int]] = []
-        self._kernel = torch.empty(0)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _KeptKernel:
-        return _KeptKernel()
-
-    def __reduce__(self) -> tuple[type[_KeptKernel], tuple[()]]:
-        return _KeptKernel, ()
-
-    def kernel(self, block: MoDE, task: int) -> Tensor:
-        """Return the kernel of a task, merged anew if the last one was another."""
-        weights = [*block.parameters(), *block.buffers()]
-        is_same = task == self._task and len(weights) == len(self._sources)
-        if not is_same or not all(
-            weight.is_set_to(source) and weight._version == version
-            for weight, (source, version) in zip(weights, self._sources, strict=True)
-        ):
-            self._kernel = block.merged_kernel(task)
-            self._task = task
-            # An alias keeps the memory from being given to another weight at the same place.
-            self._sources = [(weight.detach(), weight._version) for weight in weights]
-        return self._kernel
+    def is_of(self, task: int, weights: Sequence[Tensor]) -> bool:
+        """Tell whether it is the kernel of this task and these weights as they are now."""
+        return (
+            task == self.task
+            and len(weights) == len(self.sources)
+            and all(
+                weight.is_set_to(source) and weight._version == version
+                for weight, (source, version) in zip(weights, self.sources, strict=True)
+            )
+        )

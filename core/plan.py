@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from core.choice import Cost, Way, cheaper, gated_cost, merged_cost
+from core.choice import Cost, Way, gated_cost, merged_cost
 from core.gatrep import TaskGroups
 from core.mode import MoDE
 from core.unet3d import TaskConditioned
@@ -50,6 +50,9 @@ def plan(
         shape: Shape of the batch (N, C, Z, Y, X).
         tasks: Task of each sample (N,).
         device_type: Where the batch will be computed: "cpu" or "cuda".
+
+    Raises:
+        ValueError: If a mixture routes sparsely.
     """
     layers: list[LayerPlan] = []
     names = {
@@ -62,27 +65,26 @@ def plan(
     def note(block: nn.Module, inputs: tuple[Tensor, TaskGroups]) -> None:
         assert isinstance(block, MoDE)
         features, groups = inputs
-        out_channels, num_distinct = block.kernels[0].shape[0], len(groups.samples)
-        way = cheaper(features.shape, out_channels, block.experts, num_distinct, device_type)
+        way, num_experts, num_distinct = block.way(features, groups, device_type)
+        out_channels, experts = block.kernels[0].shape[0], block.experts[:num_experts]
         layers.append(
             LayerPlan(
                 names[block],
                 tuple(features.shape),
                 out_channels,
                 way,
-                merged_cost(features.shape, out_channels, block.experts, num_distinct),
-                gated_cost(features.shape, out_channels, block.experts),
+                merged_cost(features.shape, out_channels, experts, num_distinct),
+                gated_cost(features.shape, out_channels, experts),
             )
         )
 
     hooks = [block.register_forward_pre_hook(note) for block in names]
     try:
         # Tensors without values: shapes go through the network and nothing is computed.
-        with FakeTensorMode() as fake:
+        with FakeTensorMode(), torch.enable_grad():
             state = [*model.network.named_parameters(), *model.network.named_buffers()]
-            shapes: dict[str, Tensor] = {name: fake.from_tensor(value) for name, value in state}
-            device = state[0][1].device
-            batch = (torch.empty(tuple(shape), device=device), TaskGroups.of(tasks, device))
+            shapes = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in state}
+            batch = (torch.empty(tuple(shape)), TaskGroups.of(tasks))
             functional_call(model.network, shapes, batch)
     finally:
         for hook in hooks:

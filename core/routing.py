@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.convolution import convolve_same
 from core.gatrep import (
     Expert,
     TaskGroups,
     average,
-    convolve_plain,
     join,
     live_window,
     middle,
@@ -56,7 +56,7 @@ def convolve_sparse(
                 continue
             features = average(rows, expert.size) if expert.kind == "average" else rows
             window = live_window(expert.kernel_size, x.shape[2:])
-            convolved = convolve_plain(features, middle(kernel[channels], window))
+            convolved = convolve_same(features, middle(kernel[channels], window))
             parts.append(gates_EO[e, channels].view(-1, *[1] * (x.ndim - 2)) * convolved)
             places.append(channels)
         outputs.append(torch.cat(parts, dim=1)[:, torch.argsort(torch.cat(places))])

@@ -4,9 +4,11 @@ A sample is one network for the whole field. Its gates are moved once. Its dropo
 field, not in the tile: whether an element is dropped is a pure function of (seed, sample, layer,
 channel, position in the field). So a tile is predicted alike in any batch, in any order, on any
 device, today or later, and where tiles overlap they drop the same, so that blending them does not
-average the noise away and leave the tiles' grid in the map of uncertainty. A mask is computed by
-an integer hash, not drawn from a generator: that needs no state, gives a CPU and a GPU the same
-bits, and runs where the features are.
+average the noise away and leave the tiles' grid in the map of uncertainty. That is exact where the
+corners of tiles are multiples of all halvings of the network; elsewhere (the last tile of a row, an
+odd stride) the masks of deep layers lie up to one element off. A mask is computed by an integer
+hash, not drawn from a generator: that needs no state, gives a CPU and a GPU the same bits, and runs
+where the features are.
 
 Reference: Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML 2016; dropout before each
 MoDE block and noise on the gates, both in evaluation, are the seed project's.
@@ -41,7 +43,8 @@ def draw_sample(
 
     It shares the parameters and buffers of `model`, which is left as it is. Before each call,
     `place` must tell it which tiles it is given. `core.deploy.specialize` makes of it the plain
-    network of one task, with the same gates and masks and much faster.
+    network of one task, with the same gates and masks and much faster. The head gets noise on its
+    gate but no dropout, which belongs to a block, and there is none around the head.
 
     Args:
         model: A network of MoDE blocks.
@@ -74,7 +77,8 @@ def place(network: nn.Module, corners: Sequence[Corner], tile: Sequence[int]) ->
     Args:
         network: A sample, or what `specialize` made of it; any other network has nothing to know.
         corners: First position of each tile in the field, along its last axes, the tiled ones.
-        tile: Size of a tile along the same axes.
+        tile: Size of a tile along the same axes; it must be above half of what the network pads it
+            to, as how often deep features were halved is told from their size.
     """
     for module in network.modules():
         if isinstance(module, SeededDropout):

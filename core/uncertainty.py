@@ -133,7 +133,7 @@ class Moments:
         mean: Their mean, float64 (*S).
         squares: Sum of their squared distances from it, float64 (*S).
 
-    Reference: Welford, Technometrics 1962, for one; Chan, Golub and LeVeque, 1979, for many.
+    Reference: Welford, Technometrics 1962.
     """
 
     count: int
@@ -151,14 +151,6 @@ class Moments:
         delta = values - self.mean
         self.mean += delta / self.count
         self.squares += delta * (values - self.mean)
-
-    def combine(self, other: Moments) -> Moments:
-        """Return the moments of all that both have taken; at least one array."""
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        share = other.count / count
-        squares = self.squares + other.squares + delta**2 * (self.count * share)
-        return Moments(count, self.mean + delta * share, squares)
 
     def std(self) -> np.ndarray:
         """Return the standard deviation (*S) of just these arrays: divided by their count."""
@@ -194,13 +186,6 @@ class ProbabilityMoments:
         self.moments.add(prob)
         self.mean_entropy += (binary_entropy(prob) - self.mean_entropy) / self.moments.count
 
-    def combine(self, other: ProbabilityMoments) -> ProbabilityMoments:
-        """Return the moments of all that both have taken; at least one map."""
-        moments = self.moments.combine(other.moments)
-        share = other.moments.count / moments.count
-        difference = other.mean_entropy - self.mean_entropy
-        return ProbabilityMoments(moments, self.mean_entropy + difference * share)
-
     def predictive_entropy(self) -> np.ndarray:
         """Return the entropy of the mean (*S), 0..1 bit."""
         return binary_entropy(self.moments.mean)
@@ -212,8 +197,11 @@ class ProbabilityMoments:
 
 
 def binary_entropy(prob: np.ndarray) -> np.ndarray:
-    """Return the entropy in bits of events of probability 0..1, float64 of the same shape."""
-    p = np.asarray(prob, np.float64)
+    """Return the entropy in bits of events of probability 0..1, float64 of the same shape.
+
+    Blending may leave a probability of 1 a rounding above it; it counts as 1.
+    """
+    p = np.minimum(np.asarray(prob, np.float64), 1)
     least = np.finfo(np.float64).tiny  # 0 log 0 is 0
     entropy: np.ndarray = -p * np.log2(np.maximum(p, least))
     entropy -= (1 - p) * np.log2(np.maximum(1 - p, least))

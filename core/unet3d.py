@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.activations import make_activation
+from core.config import check_literal
+from core.convolution import SameConv3d
 from core.gatrep import TaskGroups
 from core.mode import REPMODE, Mixture, MoDE
 
@@ -47,7 +49,7 @@ class ConvNormAct(nn.Module):
         return features
 
 
-class PlainConv(nn.Conv3d):
+class PlainConv(SameConv3d):
     """A convolution with zero "same" padding and no bias, deaf to the condition."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int = 3) -> None:
@@ -330,6 +332,9 @@ def check_tasks(tasks: Sequence[int], num_tasks: int) -> None:
         )
 
 
+Gated = Literal["both", "encoder", "decoder"]
+
+
 class RepModeUNet(TaskConditioned):
     """RepMode: a 3D U-Net whose every stride-1 convolution is a mixture of experts.
 
@@ -349,7 +354,7 @@ class RepModeUNet(TaskConditioned):
         dropout: Dropout on the input of every block, 0..1.
 
     Raises:
-        ValueError: If a number is below 1.
+        ValueError: If a number is below 1, or `gated` names no place.
     """
 
     def __init__(
@@ -360,7 +365,7 @@ class RepModeUNet(TaskConditioned):
         out_channels: int = 1,
         num_stages: int = 4,
         mixture: Mixture = REPMODE,
-        gated: Literal["both", "encoder", "decoder"] = "both",
+        gated: Gated = "both",
         activation: str = "relu",
         resample_activation: str = "relu",
         dropout: float = 0.0,
@@ -370,6 +375,7 @@ class RepModeUNet(TaskConditioned):
                 f"num_tasks {num_tasks}, base_channels {base_channels}, in_channels {in_channels}, "
                 f"out_channels {out_channels} and num_stages {num_stages} must all be at least 1"
             )
+        check_literal("gated", gated, Gated)
         make_conv = partial(MoDE, num_tasks=num_tasks, mixture=mixture)
         encoder_parts, decoder_parts = (
             Parts(

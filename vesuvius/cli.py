@@ -14,10 +14,12 @@ Or step by step, with your own fragments or simulated ones:
   1. vesuvius simulate data/one --size 768 768 --seed 1        a fragment to train on
   2. vesuvius simulate data/a --size 768 768 --seed 2          a fragment to predict
   3. vesuvius prepare data/one --out prepared                  layers to one fast volume
-  4. vesuvius train small --data prepared --out runs/small     a model
-  5. vesuvius predict runs/small data/a --out predictions/a    an ink map
-  6. vesuvius submit predictions/a --out submission.csv        what Kaggle accepts
-  7. vesuvius export runs/small --out ink.onnx                 the model without this program
+  4. vesuvius analyze data/one --out look                      what it holds, on one page
+  5. vesuvius train small --data prepared --out runs/small     a model
+  6. vesuvius predict runs/small data/a --out predictions/a    an ink map
+  7. vesuvius submit predictions/a --out submission.csv        what Kaggle accepts
+  8. vesuvius evaluate predictions/a --out scores/a            how good the map is, if a has a label
+  9. vesuvius export runs/small --out ink.onnx                 the model without this program
 """
 
 COMMANDS = {
@@ -25,8 +27,14 @@ COMMANDS = {
         "write a synthetic fragment in Kaggle layout", "vesuvius.simulate:simulate"
     ),
     "prepare": Command("turn fragments into volumes that read fast", "vesuvius.prepare:prepare"),
+    "analyze": Command(
+        "show what fragments hold: intensities, depth, coverage, ink", "vesuvius.analyze:analyze"
+    ),
     "train": Command("train a recipe on prepared volumes", "vesuvius.train:TrainCommand"),
     "predict": Command("map the ink of a fragment, segment or volume", "vesuvius.predict:predict"),
+    "evaluate": Command(
+        "score ink maps, or a run's held-out pieces, against labels", "vesuvius.evaluate:evaluate"
+    ),
     "export": Command(
         "write a model as an ONNX file or torch archive that runs alone", "vesuvius.export:export"
     ),

@@ -32,7 +32,8 @@ class EnsembleConfig:
         seed: Of dropout and noise, by default 0.
         tta: Average the 8 flips and quarter turns of each tile.
         tta_reversed: Average each of them with its layers reversed too.
-        ensemble: Further runs or checkpoints, which see the same window.
+        ensemble: A further run or checkpoint, which sees the same window; repeat the option for
+            each.
     """
 
     mc_samples: int = 1
@@ -98,6 +99,20 @@ class Ensemble:
     def threshold(self) -> float:
         """Probability from which a pixel is ink: the mean of the models' own."""
         return sum(model.threshold for model in self.models) / len(self.models)
+
+    def check_tile(self, tile_size: int) -> None:
+        """Refuse tiles so small that samples could not place their dropout in the field.
+
+        Raises:
+            ValueError: If a tile is at most half of what a network pads it to.
+        """
+        padded = max(model.recipe.network.multiple for model in self.models)
+        if self.noise() and 2 * tile_size <= padded:
+            raise ValueError(
+                f"tile_size {tile_size} is at most half of the {padded} that the network pads it "
+                f"to, too small for Monte Carlo samples; give at least {padded // 2 + 1}, or a "
+                f"multiple of {padded}"
+            )
 
     def members(self, start: int, stop: int, task: int, window: Window) -> list[Member]:
         """Return the members start..stop for a task: uint8 tiles (N, Z, Y, X) to (N, 1, Y, X).

@@ -16,9 +16,14 @@ from core.export import Precision, check_target
 from core.export import export as export_network
 from core.provenance import collect
 from core.signature import Input, Signature
-from vesuvius.inkmap import INK_TASK, InkModel, load_model
+from vesuvius.inkmap import INK_TASK, InkModel, ink_probability, load_model
 from vesuvius.recipes import InkRecipe
 
+# Least and largest offset and scale to check with: those of fragments, thin windows and thick.
+NORMALISATION = {
+    "raw": ((0, 0), (1 / 255, 1 / 255)),
+    "zscore": ((96, 160), (0.01, 0.1)),
+}
 INTENSITY = {
     "raw": "offset 0, scale 1/255",
     "zscore": "offset is the mean and scale is 1 / standard deviation of the fragment's values, "
@@ -44,10 +49,7 @@ class InkTiles(nn.Module):
 
     def forward(self, tiles_NZYX: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
         """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255."""
-        x = (tiles_NZYX[:, None].float() - offset) * scale
-        if self.is_clipped:
-            x = x.clamp(0, 1)
-        return torch.sigmoid(self.network(x).float())
+        return ink_probability(self.network, tiles_NZYX, offset, scale, self.is_clipped)
 
 
 def export(
@@ -89,11 +91,12 @@ def export(
 def signature_of(recipe: InkRecipe) -> Signature:
     """Return what the exported model of a recipe takes and returns."""
     multiple = recipe.network.multiple
+    offset, scale = NORMALISATION[recipe.window.intensity]
     return Signature(
         inputs=(
             Input("tiles", torch.uint8, ("N", recipe.window.num_layers, "Y", "X"), 0, 255),
-            Input("offset", torch.float32, (), 96, 160),
-            Input("scale", torch.float32, (), 0.01, 0.03),
+            Input("offset", torch.float32, (), *offset),
+            Input("scale", torch.float32, (), *scale),
         ),
         output="prob",
         output_axes=("N", 1, "Y", "X"),

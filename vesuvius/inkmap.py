@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.checkpoint import WEIGHTS, load, load_weights
 from core.config import from_dict
@@ -171,6 +171,28 @@ def note_other_window(
         )
 
 
+def ink_probability(
+    network: nn.Module,
+    tiles_NZYX: Tensor,
+    offset: Tensor | float,
+    scale: Tensor | float,
+    is_clipped: bool,
+) -> Tensor:
+    """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255.
+
+    Args:
+        network: Normalised volumes (N, 1, Z, Y, X) to logits (N, 1, Y, X).
+        tiles_NZYX: The voxels of the window's layers.
+        offset: Subtracted from every value.
+        scale: Multiplied after that.
+        is_clipped: Whether what is then outside 0..1 becomes 0 or 1.
+    """
+    x = (tiles_NZYX[:, None].float() - offset) * scale
+    if is_clipped:
+        x = x.clamp(0, 1)
+    return torch.sigmoid(network(x).float())
+
+
 class InkProbability(nn.Module):
     """A plain ink network with its normalisation before and its sigmoid after it.
 
@@ -184,12 +206,12 @@ class InkProbability(nn.Module):
         self.network = network
         self.window = window
 
-    def forward(self, tiles_NZYX: torch.Tensor) -> torch.Tensor:
+    def forward(self, tiles_NZYX: Tensor) -> Tensor:
         """Return probabilities (N, 1, Y, X) of tiles (N, Z, Y, X) in 0..255."""
-        x = (tiles_NZYX[:, None] - self.window.offset) * self.window.scale
-        if self.window.is_clipped:
-            x = x.clamp(0, 1)
-        return torch.sigmoid(self.network(x).float())
+        window = self.window
+        return ink_probability(
+            self.network, tiles_NZYX, window.offset, window.scale, window.is_clipped
+        )
 
 
 def ink_predictor(network: nn.Module, window: Window, device: torch.device | str) -> Predict:

@@ -5,6 +5,7 @@ They are written through a file, not through memory: a full disk is then an erro
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class MapFile:
                 self.metadata: dict[str, Any] = (file.shaped_metadata or ({},))[0]
                 self._dtype = file.series[0].dtype.newbyteorder(file.byteorder)
                 self._offset = file.pages.first.dataoffsets[0]
-        except tifffile.TiffFileError as error:
+        except (tifffile.TiffFileError, LookupError) as error:  # without pages, or one without tags
             raise ValueError(_damaged(path, str(error))) from error
 
     @classmethod
@@ -85,11 +86,17 @@ class MapFile:
         return cls(path)
 
     def write(self, start: int, stop: int, values: np.ndarray) -> None:
-        """Write the rows start..stop of every map, (C, rows, X)."""
+        """Write the rows start..stop of every map, (C, rows, X).
+
+        They are on the disk when this returns, so a power cut cannot lose rows that a journal,
+        committed after them, tells of.
+        """
         with named_when_full(self.path), self.path.open("r+b") as file:
             for page, rows in enumerate(values):
                 file.seek(self._place(page, start))
                 file.write(np.ascontiguousarray(rows, self._dtype).data)
+            file.flush()
+            os.fsync(file.fileno())
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return the rows start..stop of every map, (C, rows, X).

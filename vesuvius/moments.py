@@ -1,16 +1,20 @@
 """The moments of many predictions on disk, grown by a few members at a time.
 
-`moments.tif` holds for each pixel what `core.uncertainty.ProbabilityMoments` does, in float64, and
-the number of members it is of. A pass over the fragment adds a few members to it: it reads the old
-file and writes a new one beside it, row by row, which takes its name once it is whole. Every pixel
-meets the members one after the other whatever the passes are, so 300 samples added to 60 end with
-the bits of 360 at once.
+`moments.tif` holds for each pixel what `core.uncertainty.ProbabilityMoments` does, in float64, the
+number of members it is of and what computed them. A pass over the fragment adds a few members to
+it: it reads the old file and writes a new one beside it, row by row, which takes its name once it
+is whole. Every pixel meets the members one after the other whatever the passes are, so 300 samples
+added to 60 end with the bits of 360 at once. That holds for one device and batch size; each pass
+may have its own, and the moments are then equal to rounding. A pass that was stopped goes on with
+those it began with.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,16 +30,20 @@ class MomentMaps:
 
     Args:
         folder: The prediction folder.
-        identity: All that the members depend on but their number.
+        identity: All that the members depend on, but for their number and for rounding.
+        computing: Device and batch size, on which the rounding depends.
         shape: (Y, X).
     """
 
-    def __init__(self, folder: Path, identity: str, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, folder: Path, identity: str, computing: dict[str, Any], shape: tuple[int, ...]
+    ) -> None:
         self.path = folder / "moments.tif"
         self._partial = folder / ".moments.partial.tif"
         self._whole = folder / ".moments.whole.tif"
         self._journal_path = folder / ".journal"
         self._identity = identity
+        self._computing = computing
         self._shape = shape
 
     def count(self) -> int:
@@ -55,6 +63,10 @@ class MomentMaps:
             )
         return int(metadata["num_members"])
 
+    def computed(self) -> list[dict[str, Any]]:
+        """Return what computed the members: each entry holds from its "first" to the next one's."""
+        return list(MapFile(self.path).metadata["computed"]) if self.count() else []
+
     def missing(self, total: int) -> int:
         """Return how many members there are still to add to make `total`.
 
@@ -73,14 +85,21 @@ class MomentMaps:
         """Return the next pass towards `total` members: the one that was stopped, or a new one.
 
         Raises:
-            ValueError: If another prediction is under way in the folder.
+            ValueError: If another prediction is under way in the folder, or a pass to more members.
         """
         start = self.count()
         stop = min(start + MEMBERS_PER_PASS, total)
         if self._partial.exists() and self._journal_path.exists():
-            begun = int(MapFile(self._partial).metadata["num_members"])
+            metadata = MapFile(self._partial).metadata
+            begun = int(metadata["num_members"])
+            if begun > total and metadata["identity"] == self._identity:
+                raise ValueError(
+                    f"{self.path} is on its way to {begun} predictions, not {total}; ask for more "
+                    f"--mc-samples, or delete {self._journal_path} to give up those under way"
+                )
             stop = begun if start < begun <= total else stop
-        journal = Journal(self._journal_path, f"{self._identity} {start}-{stop}")
+        computing = json.dumps(self._computing, sort_keys=True)
+        journal = Journal(self._journal_path, f"{self._identity} {start}-{stop} {computing}")
         grown = MapFile.create_or_resume(
             self._partial,
             journal,
@@ -89,6 +108,7 @@ class MomentMaps:
             axes="CYX",
             identity=self._identity,
             num_members=stop,
+            computed=self._computed_from(start),
         )
         return Pass(start, stop, journal, MapFile(self.path) if start else None, grown)
 
@@ -100,6 +120,13 @@ class MomentMaps:
     def read(self, start: int, stop: int) -> ProbabilityMoments:
         """Return the moments of the rows start..stop; there must be some."""
         return _unpacked(MapFile(self.path).read(start, stop), self.count())
+
+    def _computed_from(self, start: int) -> list[dict[str, Any]]:
+        """Return what will have computed the members when the next pass, from `start`, is whole."""
+        computed = self.computed()
+        if not computed or computed[-1] | self._computing != computed[-1]:
+            computed.append({"first": start, **self._computing})
+        return computed
 
     def _settle(self) -> None:
         """Finish a commit; killed at any place, this can be repeated."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from core.files import atomic_path
+
 BAND_ROWS = 512
 FOUND, MISSED, INVENTED = (255, 255, 255), (70, 130, 255), (255, 90, 60)
 
@@ -56,13 +58,20 @@ def side_by_side(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
+def stacked(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
+    """Return gray pictures of one width above each other, with a gray gap between them."""
+    turned = side_by_side(*(picture.T for picture in pictures), gap=gap)
+    return np.ascontiguousarray(turned.T)
+
+
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write a picture as PNG.
+    """Write a picture as PNG, whole or not at all.
 
     Raises:
         OSError: If it cannot be written.
     """
-    path.write_bytes(png_bytes(picture))
+    with atomic_path(path) as partial:
+        partial.write_bytes(png_bytes(picture))
 
 
 def png_bytes(picture: np.ndarray) -> bytes:

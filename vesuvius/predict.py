@@ -23,6 +23,8 @@ from vesuvius.prediction_folder import PredictionFolder
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 
 Advance = Callable[[int], object]
+# one path for each --ensemble: an option that takes several would swallow the fragment after it
+Averaged = Annotated[EnsembleConfig, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
 
 
 def predict(
@@ -38,7 +40,7 @@ def predict(
     stride: int = 64,
     batch_size: int = 8,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    averaged: Annotated[EnsembleConfig, tyro.conf.arg(name="")] = EnsembleConfig(),  # noqa: B008 - frozen
+    averaged: Averaged = EnsembleConfig(),  # noqa: B008 - frozen
 ) -> None:
     """Map the ink of a fragment with a trained model.
 
@@ -48,7 +50,8 @@ def predict(
     (Y, X), 0..1, 0 outside the papyrus mask), preview.png and provenance.json. Where several
     predictions are averaged, prob.tif is their mean and uncertainty.tif, in a picture
     uncertainty.png, how far they disagree: standard deviation, predictive entropy and mutual
-    information in bits, float32 (3, Y, X). Later, more --mc-samples can be added.
+    information in bits, float32 (3, Y, X). More --mc-samples can be added later. Equal device and
+    batch size give equal bits, others differ by rounding; half-way neither can be changed.
 
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.
@@ -59,7 +62,8 @@ def predict(
         reverse_layers: Read the layers from the last to the first; z_start counts from there.
         task: Index of the task to predict; 0 is ink.
         tile_size: Rows and columns of a tile.
-        stride: Step between tiles, at most tile_size; half of it blends most smoothly.
+        stride: Step between tiles, at most tile_size; half of it blends most smoothly. Samples want
+            a multiple of 16, or tiles that overlap drop different elements of deep layers.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
         averaged: Which predictions are averaged.
@@ -80,20 +84,20 @@ def predict(
         "task": task,
         "tile_size": tile_size,
         "stride": stride,
-        "batch_size": batch_size,
-        "device": str(choose_device(device)),
     }
-    folder = PredictionFolder(out, settings, averaged.mc_samples, opened.papyrus_mask.shape)
-    _Job(ensemble, opened, settings).fill(folder)
+    computing = {"device": str(choose_device(device)), "batch_size": batch_size}
+    folder = PredictionFolder(out, settings, computing, averaged.mc_samples, opened.papyrus_mask)
+    _Job(ensemble, opened, settings, computing).fill(folder)
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What is predicted by what."""
+    """What is predicted by what, and how."""
 
     ensemble: Ensemble
     fragment: Fragment
     settings: dict[str, Any]
+    computing: dict[str, Any]
 
     def fill(self, folder: PredictionFolder) -> None:
         """Write what is missing of the prediction, which may be nothing."""
@@ -149,11 +153,12 @@ class _Job:
         """Refuse what does not fit before anything is written, and say what is about to be done."""
         for model in self.ensemble.models:
             check_tasks([self.settings["task"]], model.network.num_tasks)
+        self.ensemble.check_tile(self.settings["tile_size"])
         number = self.ensemble.num_members
         order = ", reversed" if self._is_reversed else ""
         note(
             f"{self.fragment.name}: layers {self._window.z_start}..{self._window.z_stop - 1} of "
-            f"{self.fragment.volume.shape[0]}{order}, on {self.settings['device']}"
+            f"{self.fragment.volume.shape[0]}{order}, on {self.computing['device']}"
             + (f", mean of {number} predictions" if number > 1 else "")
         )
         _ = self._plan
@@ -171,9 +176,9 @@ class _Job:
         stream(
             self._plan,
             window_reader(self.fragment.volume, self._window),
-            predictor(members, self.settings["device"]),
+            predictor(members, self.computing["device"]),
             write,
-            batch_size=self.settings["batch_size"],
+            batch_size=self.computing["batch_size"],
             num_channels=stop - start,
             mask=self.fragment.papyrus_mask,
             journal=journal,
@@ -184,7 +189,7 @@ class _Job:
         """Return what the prediction says about itself."""
         fragment, ensemble = self.fragment, self.ensemble
         return collect(
-            self.settings["device"],
+            self.computing["device"],
             name=fragment.name,
             input=str(fragment.path.resolve()),
             layout=fragment.layout,

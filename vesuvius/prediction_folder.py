@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from core.files import atomic_path, read_json, write_json
+from core.files import read_json, write_json
 from core.inference import Journal
 from vesuvius.maps import MapFile
 from vesuvius.moments import MomentMaps
@@ -18,7 +18,12 @@ from vesuvius.pictures import shrink, side_by_side, write_png
 
 BAND_ROWS = 256
 UNCERTAINTIES = ("standard deviation", "predictive entropy", "mutual information")
-UNFINISHED = {".journal", ".prob.partial.tif", ".moments.partial.tif", ".moments.whole.tif"}
+WHITE_QUANTILE = 0.995  # a few pixels of much disagreement must not make the others black
+NUM_BINS = 10_000
+UNFINISHED = {
+    ".journal", ".prob.partial.tif", ".uncertainty.partial.tif", ".moments.partial.tif",
+    ".moments.whole.tif",
+}  # fmt: skip
 
 
 class PredictionFolder:
@@ -26,9 +31,10 @@ class PredictionFolder:
 
     Args:
         path: The folder, which need not exist.
-        settings: All that the prediction depends on but the number of samples.
+        settings: All that the prediction depends on, but for the number of samples and rounding.
+        computing: Device and batch size, on which the rounding depends.
         mc_samples: The number of samples wanted.
-        shape: (Y, X).
+        papyrus_mask: Bool (Y, X).
 
     Attributes:
         journal: Where a prediction of one member stands.
@@ -36,15 +42,21 @@ class PredictionFolder:
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], mc_samples: int, shape: tuple[int, ...]
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        computing: dict[str, Any],
+        mc_samples: int,
+        papyrus_mask: np.ndarray,
     ) -> None:
         self.path = path
         self._settings = settings
         self._mc_samples = mc_samples
-        self._shape = shape
-        identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self.journal = Journal(path / ".journal", identity)
-        self.moments = MomentMaps(path, identity, shape)
+        self._computing = computing
+        self._papyrus_mask = papyrus_mask
+        self._shape = papyrus_mask.shape
+        self.journal = Journal(path / ".journal", _digest(settings | computing))
+        self.moments = MomentMaps(path, _digest(settings), computing, self._shape)
 
     def is_finished(self) -> bool:
         """Tell whether the folder holds this very prediction.
@@ -76,13 +88,15 @@ class PredictionFolder:
     def finish(self, prob: MapFile, provenance: dict[str, Any]) -> None:
         """Publish the map of one member; what makes the folder finished comes last."""
         write_png(self.path / "preview.png", shrink(tifffile.memmap(prob.path, mode="r")))
-        write_json(self.path / "provenance.json", provenance)
+        computed = [{"first": 0, **self._computing}]
+        write_json(self.path / "provenance.json", provenance | {"computed": computed})
         prob.path.replace(self.path / "prob.tif")
 
     def finish_moments(self, provenance: dict[str, Any]) -> None:
         """Publish mean and spread of several members; what makes the folder finished comes last.
 
-        Everything follows from `moments.tif`, so this may be killed and repeated.
+        Everything follows from `moments.tif`, so this may be killed and repeated; the record of
+        fewer members goes first, lest it stand beside some files of theirs and some of all.
         """
         prob = MapFile.create(self._partial("prob"), self._shape)
         path, names = self._partial("uncertainty"), {"name": UNCERTAINTIES}
@@ -93,29 +107,26 @@ class PredictionFolder:
             prob.write(start, stop, held.moments.mean[None])
             shown = held.moments.std(), held.predictive_entropy(), held.mutual_information()
             spread.write(start, stop, np.stack(shown))
-        white = self._draw(prob, spread)
+        (self.path / "provenance.json").unlink(missing_ok=True)
+        facts = {"uncertainty_white": self._draw(prob, spread), "computed": self.moments.computed()}
         spread.path.replace(self.path / "uncertainty.tif")
         prob.path.replace(self.path / "prob.tif")
-        write_json(self.path / "provenance.json", provenance | {"uncertainty_white": white})
+        write_json(self.path / "provenance.json", provenance | facts)
 
     def clear(self) -> None:
         """Remove what a finished prediction does not need, which a killed one may have left."""
-        for name in UNFINISHED:
-            (self.path / name).unlink(missing_ok=True)
+        for name in UNFINISHED & {path.name for path in self.path.iterdir()}:
+            (self.path / name).unlink()
 
     def _draw(self, prob: MapFile, spread: MapFile) -> dict[str, float]:
         """Write the pictures and return which value is white in that of each uncertainty."""
         preview = shrink(tifffile.memmap(prob.path, mode="r"))
         pages = tifffile.memmap(spread.path, mode="r")
-        most = [float(page.max()) for page in pages]
-        pictures = [shrink(page, white=top or 1) for page, top in zip(pages, most, strict=True)]
-        for name, picture in (
-            ("preview.png", preview),
-            ("uncertainty.png", side_by_side(preview, *pictures)),
-        ):
-            with atomic_path(self.path / name) as partial:
-                write_png(partial, picture)
-        return dict(zip(UNCERTAINTIES, most, strict=True))
+        whites = [quantile(page, self._papyrus_mask, WHITE_QUANTILE) for page in pages]
+        pictures = [shrink(page, white=w or 1) for page, w in zip(pages, whites, strict=True)]
+        write_png(self.path / "preview.png", preview)
+        write_png(self.path / "uncertainty.png", side_by_side(preview, *pictures))
+        return dict(zip(UNCERTAINTIES, whites, strict=True))
 
     def _partial(self, name: str) -> Path:
         return self.path / f".{name}.partial.tif"
@@ -150,3 +161,27 @@ class PredictionFolder:
                 "choose another --out"
             )
         return self._mc_samples == stored
+
+
+def quantile(map_YX: np.ndarray, mask: np.ndarray, share: float) -> float:
+    """Return the value that a share of the pixels inside a mask does not exceed.
+
+    It is rounded up, by at most the largest value / NUM_BINS; a map on disk never fills the memory.
+
+    Args:
+        map_YX: (Y, X), at least 0.
+        mask: Bool (Y, X).
+        share: 0..1.
+    """
+    largest = float(map_YX.max())
+    counts = np.zeros(NUM_BINS, np.int64)
+    for start in range(0, len(mask), BAND_ROWS):
+        rows = slice(start, start + BAND_ROWS)
+        counts += np.histogram(map_YX[rows][mask[rows]], NUM_BINS, (0, largest))[0]
+    below = np.searchsorted(counts.cumsum(), share * counts.sum())
+    return largest * (int(below) + 1) / NUM_BINS
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    """Return a text that stands for settings, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,18 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from core.files import atomic_path
+from vesuvius.page import figure, plot_bytes, table, write_page
 from vesuvius.pictures import overlay, png_bytes, shrink, side_by_side, write_png
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-       color: #222; }
-h1, h2 { font-weight: 600; } figure { margin: 0; } figcaption { font-size: 14px; color: #555; }
-.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1rem; }
-img { width: 100%; border: 1px solid #ccc; } table { border-collapse: collapse; }
-td, th { padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +56,11 @@ def write_report(
         _score_table(scores),
         *[_maps(row) for row in rows],
         "<h2>Learning curve</h2>",
-        _figure(_learning_curve([json.loads(line) for line in lines]), "per epoch"),
+        figure(_learning_curve([json.loads(line) for line in lines]), "per epoch"),
         "<h2>Time</h2>",
-        _table(["step", "seconds"], [[step, f"{time:.1f}"] for step, time in seconds.items()]),
+        table(["step", "seconds"], [[step, f"{time:.1f}"] for step, time in seconds.items()]),
     ]
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>Ink detection demo</title><style>{STYLE}</style>{''.join(body)}</html>"
-    )
-    with atomic_path(out / "report.html") as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_page(out / "report.html", "Ink detection demo", body)
     first = rows[0]
     write_png(
         out / "overview.png",
@@ -96,7 +79,7 @@ def _score_table(scores: Mapping[str, Any]) -> str:
         for name, found in [*scores["fragments"].items(), ("together", scores)]
     ]
     caption = f"<p>Threshold {scores['threshold']:.3f}, chosen on held-out training pieces.</p>"
-    return _table(["fragment", *columns.values()], rows) + caption
+    return table(["fragment", *columns.values()], rows) + caption
 
 
 def _maps(row: MapRow) -> str:
@@ -107,7 +90,7 @@ def _maps(row: MapRow) -> str:
         (overlay(row.ink_mask, row.label), "submitted: found white, missed blue, invented red"),
         (overlay(row.baseline_mask, row.label), "intensity alone, same colours"),
     ]
-    figures = "".join(_figure(png_bytes(picture), caption) for picture, caption in pictures)
+    figures = "".join(figure(png_bytes(picture), caption) for picture, caption in pictures)
     return f'<h2>Fragment {html.escape(row.name)}</h2><div class="row">{figures}</div>'
 
 
@@ -115,31 +98,14 @@ def _learning_curve(epochs: list[dict[str, Any]]) -> bytes:
     """Return training loss and validation F0.5 over epochs as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    plot = Figure(figsize=(9, 3), layout="constrained")
     curves = {
         "training loss": [row["train"]["loss"] for row in epochs],
         "validation F0.5": [row["validation"]["f05"] for row in epochs],
     }
-    for axes, (title, values) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+    for axes, (title, values) in zip(plot.subplots(1, 2), curves.items(), strict=True):
         axes.plot([row["epoch"] for row in epochs], values, marker="o")
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110)
-    return buffer.getvalue()
-
-
-def _figure(png: bytes, caption: str) -> str:
-    data = base64.b64encode(png).decode()
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    def line(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+    return plot_bytes(plot)

@@ -50,11 +50,7 @@ class VolumeStatistics:
     @property
     def sheet_depth(self) -> int:
         """The layer where the smoothed z profile peaks: where most papyrus is."""
-        radius = round(3 * PROFILE_SIGMA)
-        offsets = np.arange(-radius, radius + 1)
-        weights = np.exp(-0.5 * (offsets / PROFILE_SIGMA) ** 2)
-        profile = np.pad(self.z_profile, radius, mode="edge")
-        return int(np.convolve(profile, weights / weights.sum(), mode="valid").argmax())
+        return int(smooth_profiles(self.z_profile).argmax())
 
     def mean_std(self, z_start: int, z_stop: int) -> tuple[float, float]:
         """Return mean and standard deviation (0..255) of the layers z_start..z_stop."""
@@ -76,6 +72,16 @@ class VolumeStatistics:
         return int(np.searchsorted(counts, max(percent / 100 * counts[-1], 1)))
 
 
+def smooth_profiles(profiles: np.ndarray) -> np.ndarray:
+    """Return z profiles (Z, ...) smoothed along Z, the first and last layer repeated beyond."""
+    radius = round(3 * PROFILE_SIGMA)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / PROFILE_SIGMA) ** 2)
+    padded = np.concatenate([profiles[:1]] * radius + [profiles] + [profiles[-1:]] * radius)
+    num_layers = len(profiles)
+    shares = weights / weights.sum()
+    return sum(share * padded[i : i + num_layers] for i, share in enumerate(shares))
+
+
 def layer_histograms(
     volume: VolumeReader, papyrus_mask: np.ndarray, max_rows: int = 256
 ) -> np.ndarray:
@@ -91,7 +97,7 @@ def layer_histograms(
     """
     num_layers = volume.shape[0]
     histograms = np.zeros((num_layers, NUM_BINS), np.int64)
-    for y_start, y_stop in _sampled_bands(papyrus_mask, max_rows):
+    for y_start, y_stop in sampled_bands(papyrus_mask, max_rows):
         mask = np.asarray(papyrus_mask[y_start:y_stop])
         for counts, layer in zip(
             histograms, volume.read(0, num_layers, y_start, y_stop), strict=True
@@ -184,7 +190,7 @@ def note_low_contrast(path: Path, std: float) -> None:
         )
 
 
-def _sampled_bands(papyrus_mask: np.ndarray, max_rows: int) -> list[tuple[int, int]]:
+def sampled_bands(papyrus_mask: np.ndarray, max_rows: int) -> list[tuple[int, int]]:
     """Return row ranges (y_start, y_stop), at most `max_rows` rows, first masked row included."""
     rows = np.flatnonzero(papyrus_mask.any(axis=1))
     first, stop = int(rows[0]), int(rows[-1]) + 1

@@ -37,7 +37,7 @@ def submit(
         predictions: Folders written by `vesuvius predict`, one per fragment.
         out: The CSV file to write.
         threshold: Probability, between 0 and 1, from which a pixel counts as ink. By default each
-            prediction uses its model's own, fitted on the validation pieces.
+            prediction uses its model's own, fitted on single predictions of the validation pieces.
         sample: The competition's sample_submission.csv; the ids must be the same.
 
     Raises:
@@ -50,8 +50,9 @@ def submit(
         raise ValueError("no prediction folder given; pass what `vesuvius predict --out` wrote")
     folders: dict[str, Path] = {}
     thresholds: dict[str, float] = {}
+    means = []
     for folder in predictions:
-        name, own_threshold = _read_provenance(folder)
+        name, own_threshold, num_predictions = _read_provenance(folder)
         if name in folders:
             raise ValueError(
                 f"{folders[name]} and {folder} both predict {name!r}; a submission has one row "
@@ -61,9 +62,16 @@ def submit(
         thresholds[name] = _checked_threshold(
             own_threshold if threshold is None else threshold, folder
         )
+        if num_predictions > 1 and threshold is None:
+            means.append(name)
     _check_replaceable(out)
     if sample is not None:
         _check_ids(set(folders), sample)
+    if means:
+        note(
+            f"{', '.join(means)}: mean of several predictions, but the threshold was fitted on "
+            "single predictions of the held-out pieces; --threshold overrides it"
+        )
     rows = {name: ink_mask(folders[name] / "prob.tif", thresholds[name]) for name in folders}
     for name, mask_YX in rows.items():
         note(f"{name}: threshold {thresholds[name]:.3g}, ink on {mask_YX.mean():.2%} of the pixels")
@@ -196,8 +204,8 @@ def _compare(name: str, text: str, mask_YX: NDArray[np.bool_]) -> None:
         raise RuntimeError(f"row {name!r} reads back as another mask; nothing was written")
 
 
-def _read_provenance(folder: Path) -> tuple[str, float | None]:
-    """Return the fragment's name and the model's own threshold."""
+def _read_provenance(folder: Path) -> tuple[str, float | None, int]:
+    """Return the fragment's name, the model's own threshold and how many predictions it is of."""
     for filename in ("prob.tif", "provenance.json"):
         if not (folder / filename).is_file():
             raise FileNotFoundError(
@@ -208,7 +216,7 @@ def _read_provenance(folder: Path) -> tuple[str, float | None]:
     provenance = read_json(path)
     if not isinstance(provenance, dict) or not {"name", "threshold"} <= provenance.keys():
         raise ValueError(f"{path} lacks name and threshold; predict writes both, run it again")
-    return provenance["name"], provenance["threshold"]
+    return provenance["name"], provenance["threshold"], provenance.get("num_predictions", 1)
 
 
 def _checked_threshold(threshold: float | None, folder: Path) -> float:

@@ -102,7 +102,7 @@ def test_another_kind_version_or_a_missing_file_is_refused(path: Path) -> None:
         load(path, TRAINING_STATE)
     header = {"format_version": 99, "kind": WEIGHTS, "meta": {}}
     save_file({}, path, metadata={"repmode": json.dumps(header)})
-    with pytest.raises(ValueError, match="has checkpoint format 99, this version reads 2"):
+    with pytest.raises(ValueError, match="has checkpoint format 99, this version reads 3"):
         load(path, WEIGHTS)
     with pytest.raises(FileNotFoundError, match=str(path.parent / "none")):
         load(path.parent / "none", WEIGHTS)
@@ -155,5 +155,5 @@ def test_the_format_version_is_part_of_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "FORMAT_VERSION", checkpoint.FORMAT_VERSION + 1)
-    with pytest.raises(ValueError, match="has checkpoint format 2, this version reads 3"):
+    with pytest.raises(ValueError, match="has checkpoint format 3, this version reads 4"):
         load(path, WEIGHTS)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.choice import COMPUTATIONS, cheaper, gated_cost, merged_cost
+from core.gates import GateConfig
 from core.gatrep import REPMODE_EXPERTS, Expert, TaskGroups
 from core.mode import Mixture, MoDE
 from core.plan import plan, table
@@ -38,7 +39,34 @@ def test_costs_of_a_layer_counted_by_hand():
     assert merged.kept_bytes == 0
     assert gated.multiply_adds == 3 * voxels * pairs * (27 + 1) + 2 * voxels * 3 * 125 * 50
     assert gated.kernel_bytes == 4 * pairs * 3 * (27 + 1)
-    assert gated.kept_bytes == 4 * voxels * (7 * 2 + 3)
+    assert gated.kept_bytes == 4 * (voxels * (7 * 2 + 3) + 2 * 3 * (4 + 4) * (5 + 4) * (6 + 4))
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2), (4, 8, 8), (6, 5, 7)])
+def test_what_gating_keeps_is_what_autograd_keeps(lengths):
+    block = MoDE(4, 6, num_tasks=2, mixture=Mixture(computation="gated"))
+    x, groups = torch.randn(3, 4, *lengths, requires_grad=True), TaskGroups.of([0, 1, 0])
+    own = {t.untyped_storage().data_ptr() for t in [*block.parameters(), x]}
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t,
+        lambda t: t,
+    ):
+        block(x, groups)
+    features = sum(size for pointer, size in kept.items() if pointer not in own)
+    assert features == pytest.approx(
+        gated_cost(x.shape, 6, block.experts).kept_bytes,
+        abs=2000,  # gates and indices
+    )
+
+
+def test_device_decides_with_its_own_balance():
+    shape = (8, 64, 4, 8, 8)
+    ways = {
+        device: [cheaper(shape, 64, REPMODE_EXPERTS, n, device) for n in range(1, 9)]
+        for device in ("cpu", "cuda")
+    }
+    assert ways["cpu"].count("merged") < ways["cuda"].count("merged")
 
 
 @pytest.mark.parametrize("computation", ["merged", "gated"])
@@ -97,6 +125,37 @@ class TestPlan:
 
     def test_is_empty_for_a_network_without_mixtures(self):
         assert plan(TaskConditioned(PlainConv(1, 1), 1), (2, 1, 4, 8, 8), [0, 0]) == []
+
+    def test_tells_what_was_overridden_and_what_the_input_decides(self):
+        shape, tasks = (4, 1, 4, 16, 16), [0, 0, 0, 0]
+        for computation in ("merged", "gated"):
+            model = RepModeUNet(2, 2, num_stages=2, mixture=Mixture(computation=computation))
+            assert {layer.way for layer in plan(model, shape, tasks)} == {computation}
+        model = RepModeUNet(2, 2, num_stages=2, mixture=Mixture(gate=GateConfig(sees="input")))
+        own = plan(RepModeUNet(2, 2, num_stages=2), shape, tasks)
+        for each, shared in zip(plan(model, shape, tasks), own, strict=True):
+            assert (
+                each.merged.kernel_bytes == 4 * shared.merged.kernel_bytes
+            )  # four kernels, not one
+
+    def test_of_sparse_routing_is_refused(self):
+        model = RepModeUNet(2, 2, num_stages=1, mixture=Mixture(computation="sparse"))
+        with pytest.raises(ValueError, match="no plan"):
+            plan(model, (1, 1, 4, 4, 4), [0])
+
+    def test_asks_for_a_device_and_serves_a_network_without_memory(self):
+        with torch.device("meta"):
+            model = RepModeUNet(12)
+        shape, tasks = (8, 1, 32, 128, 128), [0, 3, 5, 5, 7, 8, 10, 11]
+        assert plan(model, shape, tasks, "cpu") != plan(model, shape, tasks, "cuda")
+
+    @torch.no_grad()
+    def test_neither_disturbs_nor_is_disturbed_by_a_kept_kernel(self):
+        model = RepModeUNet(2, 2, num_stages=1).eval()
+        x, task = torch.randn(1, 1, 4, 8, 8), torch.tensor([1])
+        for _ in range(2):
+            plan(model, x.shape, [1])
+            assert torch.isfinite(model(x, task)).all()
 
     def test_names_every_mixture_in_a_table(self):
         model = RepModeUNet(num_tasks=2, base_channels=2, num_stages=1)

@@ -37,6 +37,22 @@ def test_block_is_captured_whole_and_equal(computation):
     assert_same_in_value_and_gradient(block, compiled, x, 1e-10)
 
 
+def test_one_graph_serves_every_composition_of_a_batch_whose_samples_are_each_alone():
+    torch.manual_seed(0)
+    block = MoDE(1, 2, num_tasks=12).double()
+    graphs = []
+    compiled = torch.compile(
+        block, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph
+    )
+    for _ in range(12):
+        tasks = torch.randint(12, (4,)).tolist()
+        x = torch.randn(4, 1, 3, 5, 4, dtype=torch.float64)
+        expected = block(x, TaskGroups.of(tasks))
+        actual = compiled(x, TaskGroups.of(tasks).each_alone())
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    assert len(graphs) == 1
+
+
 def test_block_is_captured_whole_in_evaluation():
     block = MoDE(2, 3, num_tasks=3).double().eval()
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from core.choice import convolve
+from core.convolution import convolve_same
 from core.gatrep import (
     REPMODE_EXPERTS,
     Expert,
     TaskGroups,
     convolve_gated,
     convolve_merged,
-    convolve_plain,
     live_window,
     merge,
 )
@@ -158,8 +158,8 @@ def test_other_sets_of_experts_merge_exactly(experts):
 def test_autocast_convolves_in_its_precision_and_merges_in_the_parameters(path, monkeypatch):
     convolved = []
     monkeypatch.setattr(
-        "core.gatrep.convolve_plain",
-        lambda x, kernel: convolved.append(kernel) or convolve_plain(x, kernel),
+        "core.gatrep.convolve_same",
+        lambda x, kernel: convolved.append(kernel) or convolve_same(x, kernel),
     )
     torch.manual_seed(0)
     block = MoDE(2, 2, num_tasks=2, mixture=Mixture(computation=path))
@@ -173,6 +173,39 @@ def test_autocast_convolves_in_its_precision_and_merges_in_the_parameters(path, 
         for task, kernel in enumerate(convolved):
             exact = merge(tuple(block.kernels), block.experts, block.gate.of_task(task))
             assert torch.equal(kernel, exact.bfloat16())
+
+
+@pytest.mark.parametrize("path", ["merged", "gated"])
+def test_autocast_stays_near_full_precision_in_value_and_gradient(path):
+    torch.manual_seed(0)
+    block = MoDE(8, 8, num_tasks=3, mixture=Mixture(computation=path))
+    x, groups = torch.randn(3, 8, 6, 8, 8, requires_grad=True), TaskGroups.of([0, 2, 0])
+    inputs = [x, *block.parameters()]
+    exact = block(x, groups)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = block(x, groups)
+    assert rounded.dtype == torch.bfloat16
+    wanted, found = (gradients(out.float(), inputs) for out in (exact, rounded))
+    for a, b in zip([rounded.float(), *found], [exact, *wanted], strict=True):
+        assert (a - b).norm() <= 0.02 * b.norm()
+
+
+def test_autocast_leaves_double_precision_alone():
+    block = MoDE(2, 2, num_tasks=2).double()
+    x, groups = torch.randn(2, 2, 3, 3, 3, dtype=torch.float64), TaskGroups.of([0, 1])
+    for path in ("merged", "gated"):
+        block.computation = path
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(block(x, groups), block(x, groups).double())
+            assert block(x, groups).dtype == torch.float64
+
+
+def test_features_of_another_precision_are_refused_whatever_the_way():
+    block, groups = MoDE(2, 2, num_tasks=1), TaskGroups.of([0])
+    for path in ("merged", "gated"):
+        block.computation = path
+        with pytest.raises((ValueError, RuntimeError)):
+            block(torch.randn(1, 2, 3, 3, 3, dtype=torch.float64), groups)
 
 
 @pytest.mark.parametrize("size", [0, 2, -3])
@@ -191,19 +224,34 @@ def test_repmode_experts_are_in_gate_order():
     ("lengths", "window"),
     [((1, 1, 1), (1, 1, 1)), ((1, 2, 2), (1, 3, 3)), ((2, 3, 9), (3, 5, 5))],
 )
-def test_taps_that_only_meet_padding_are_left_out(lengths, window):
+def test_taps_that_only_meet_padding_are_left_out(lengths, window, monkeypatch):
     assert live_window(5, lengths) == window
-    block = MoDE(1, 1, num_tasks=1)
+    # One expert, so that sparse routing must run it too.
+    block = MoDE(1, 1, num_tasks=1, mixture=Mixture((Expert("conv", 5),)))
     inside = torch.zeros(5, 5, 5, dtype=torch.bool)
     inside[tuple(slice((5 - size) // 2, (5 + size) // 2) for size in window)] = True
-    for path in (convolve_merged, convolve_gated):
-        x, groups = torch.randn(1, 1, *lengths), TaskGroups.of([0])
-        out = path(x, tuple(block.kernels), block.experts, block.gate(x, groups)[0], groups)
+    x, groups = torch.randn(1, 1, *lengths), TaskGroups.of([0])
+    windows = []
+    for module in ("core.gatrep", "core.mode", "core.routing"):
+        monkeypatch.setattr(
+            f"{module}.convolve_same",
+            lambda x, kernel: windows.append(tuple(kernel.shape[2:])) or convolve_same(x, kernel),
+        )
+    for computation in ("merged", "gated", "sparse"):
+        block.computation = computation
+        windows.clear()
         block.zero_grad()
-        out.square().sum().backward()
-        gradient = block.kernels[0].grad[0, 0]
-        assert (gradient[~inside] == 0).all()
-        assert (gradient[inside] != 0).all()
+        block(x, groups).square().sum().backward()
+        assert max(windows) == window
+        if computation != "sparse":
+            gradient = block.kernels[0].grad[0, 0]
+            assert (gradient[~inside] == 0).all()
+            assert (gradient[inside] != 0).all()
+    block.computation = "auto"
+    windows.clear()
+    with torch.no_grad():
+        block.eval()(x, groups)
+    assert windows == [window]
 
 
 def test_merging_keeps_features_for_the_backward_pass_and_no_kernel():

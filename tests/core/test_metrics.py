@@ -116,3 +116,22 @@ def test_maps_of_different_shapes_are_refused() -> None:
         histogram_of((np.zeros(2), np.zeros(3)))
     with pytest.raises(ValueError, match=r"threshold is 1\.5"):
         ProbabilityHistogram().fbeta_at(1.5)
+
+
+def test_roc_auc_equals_comparing_every_pair() -> None:
+    prob, label, _ = random_maps(size=1500)
+    prob = np.floor(prob * NUM_BINS) / NUM_BINS  # pixels of one bin are equal
+    positives, negatives = prob[label][:, None], prob[~label][None]
+    expected = np.mean((positives > negatives) + 0.5 * (positives == negatives))
+    assert histogram_of((prob, label)).roc_auc() == pytest.approx(expected, abs=1e-12)
+
+
+def test_roc_auc_of_one_class_is_that_of_chance() -> None:
+    assert histogram_of((np.array([0.2, 0.9]), np.array([True, True]))).roc_auc() == 0.5
+
+
+def test_share_above_each_threshold_equals_counting() -> None:
+    prob, label, valid = random_maps()
+    share = histogram_of((prob, label, valid)).share_at_least()
+    for k in range(0, NUM_BINS + 1, 64):
+        assert share[k] == pytest.approx(np.mean(prob[valid] >= k / NUM_BINS))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import threading
+import weakref
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import nn
 from core.gates import GateConfig
 from core.gatrep import REPMODE_EXPERTS, Expert, TaskGroups
 from core.mode import Mixture, MoDE
+from core.unet3d import RepModeUNet
 
 ONE = TaskGroups.of([1, 1])
 
@@ -42,7 +46,7 @@ def test_plain_convolution_equals_the_block():
         block = MoDE(3, 2, num_tasks=2, num_axes=num_axes).double()
         with torch.autocast("cpu", dtype=torch.bfloat16):  # must not round the kernel
             plain = block.plain(1)
-        assert type(plain) is conv_type
+        assert isinstance(plain, conv_type)
         x = torch.randn(2, 3, *[6] * num_axes, dtype=torch.float64)
         torch.testing.assert_close(plain(x), fresh(block, x), rtol=1e-10, atol=1e-10)
 
@@ -69,8 +73,9 @@ class TestKeptKernel:
         return counts
 
     def test_is_merged_once_per_task_in_a_row(self, block, x, num_merges):
+        expected = {task: fresh(block, x, task) for task in (1, 2)}
         for task in (1, 1, 2, 2, 1):
-            torch.testing.assert_close(kept(block, x, task), fresh(block, x, task))
+            torch.testing.assert_close(kept(block, x, task), expected[task])
         assert num_merges == [1, 2, 1]
 
     @pytest.mark.parametrize(
@@ -78,12 +83,13 @@ class TestKeptKernel:
         [
             lambda block: _doubled(block.kernels[4]),
             lambda block: torch.optim.SGD([_with_grad(block.kernels[0])], lr=1.0).step(),
+            lambda block: _trained(block),
             lambda block: _doubled(block.gate.linear.bias),
             lambda block: block.load_state_dict(MoDE(2, 2, 3).state_dict()),
             lambda block: block.load_state_dict(MoDE(2, 2, 3).double().state_dict(), assign=True),
             lambda block: setattr(block.kernels[1], "data", torch.randn_like(block.kernels[1])),
         ],
-        ids=["in place", "optimizer", "gate", "state", "assigned state", "data"],
+        ids=["in place", "optimizer", "fused optimizer", "gate", "state", "assigned state", "data"],
     )
     def test_follows_a_change_of_weights(self, block, x, change):
         before = kept(block, x)
@@ -114,6 +120,42 @@ class TestKeptKernel:
         assert num_merges == []
         assert block.kernels[0].grad is not None
 
+    def test_only_evaluation_keeps_and_only_what_is_merged(self, block, x, num_merges):
+        with torch.no_grad():
+            block.train()(x, ONE)
+            for computation in ("gated", "sparse"):
+                block.computation = computation
+                block.eval()(x, ONE)
+        assert num_merges == []
+
+    def test_of_one_thread_is_not_given_to_another(self, block, x):
+        expected = {task: kept(block, x, task) for task in range(3)}
+        wrong = []
+
+        def predict(task: int) -> None:
+            with torch.no_grad():
+                for _ in range(150):
+                    if not torch.equal(block(x, TaskGroups.of([task] * 2)), expected[task]):
+                        wrong.append(task)
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=predict, args=(task,)) for task in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+        assert wrong == []
+
+    def test_moving_the_block_lets_go_of_the_old_weights(self, block, x):
+        kept(block, x)
+        alias = weakref.ref(block._kept.kernel)
+        block.float()
+        assert alias() is None
+
     def test_of_inference_mode_serves_no_grad_mode(self, block, x):
         with torch.inference_mode():
             first = block.eval()(x, ONE)
@@ -130,6 +172,13 @@ class TestKeptKernel:
 def _doubled(parameter: nn.Parameter) -> None:
     with torch.no_grad():
         parameter.mul_(2)
+
+
+def _trained(block: MoDE) -> None:
+    """One step of an optimiser that changes weights without their versions."""
+    x = torch.randn(1, 2, 3, 3, 3, dtype=torch.float64)
+    block(x, TaskGroups.of([1])).square().sum().backward()
+    torch.optim.AdamW(block.parameters(), lr=0.1, fused=True).step()
 
 
 def _with_grad(parameter: nn.Parameter) -> nn.Parameter:
@@ -176,6 +225,23 @@ def test_every_variant_is_the_same_function_on_every_way(name):
 def test_without_the_5_pair_the_merged_kernel_is_3():
     block = MoDE(1, 1, num_tasks=1, mixture=TABLE_2["without 5"])
     assert block.plain(0).kernel_size == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Mixture(experts=()),
+        lambda: Mixture(computation="fast"),
+        lambda: GateConfig(activation="sofmax"),
+        lambda: GateConfig(sees="inputs"),
+        lambda: GateConfig(code="gauss"),
+        lambda: Expert("avg", 3),
+        lambda: RepModeUNet(2, gated="encodr"),
+    ],
+)
+def test_unknown_choices_are_refused(make):
+    with pytest.raises(ValueError, match=r"allowed is|at least one"):
+        make()
 
 
 def test_an_input_dependent_block_cannot_be_made_plain():

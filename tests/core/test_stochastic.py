@@ -122,9 +122,11 @@ def test_masks_lie_in_the_field_whatever_the_tiles_and_their_batch():
             assert torch.equal(mask, field[..., y : y + 8, x : x + 16])
 
 
-@pytest.mark.parametrize(("tile", "length", "halvings"), [(16, 16, 0), (16, 4, 2), (20, 6, 2)])
+@pytest.mark.parametrize(
+    ("tile", "length", "halvings"), [(16, 16, 0), (16, 4, 2), (20, 6, 2), (9, 8, 1), (5, 1, 3)]
+)
 def test_masks_of_deep_layers_lie_in_the_halved_field(tile, length, halvings):
-    """20 is padded to 24 by a network that halves three times: lengths 24, 12, 6, 3."""
+    """Three halvings pad 20, 9 and 5 to lengths 24, 12, 6, 3, to 16, 8, 4, 2 and 8, 4, 2, 1."""
     dropout = SeededDropout(0.5, (7, 0, "layer"))
     field = masked(dropout, (2, 40, 40), [(0, 0)], (40, 40))[0]
     for corner in (0, 8, 16):

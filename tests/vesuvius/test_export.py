@@ -122,6 +122,18 @@ def test_the_normalisation_is_that_of_prediction(run):
         assert (clipped - found).abs().max() > 1e-5
 
 
+@pytest.mark.parametrize(
+    ("intensity", "offset", "scale"), [("raw", 0, 1 / 255), ("zscore", 121.7, 0.08)]
+)
+def test_it_is_checked_with_the_normalisation_of_its_recipe(run, intensity, offset, scale):
+    """The z-score is that of a simulated fragment over a window of 8 layers."""
+    recipe = load_model(run).recipe
+    recipe = replace(recipe, window=replace(recipe.window, intensity=intensity))
+    _, *scalars = signature_of(recipe).inputs
+    for one, value in zip(scalars, (offset, scale), strict=True):
+        assert one.low <= value <= one.high, one.name
+
+
 def test_the_file_tells_what_it_needs_and_where_it_comes_from(run, tmp_path):
     export(run, out=tmp_path / "model.pt2", precision="bf16")
     extra_files = {"repmode.json": ""}

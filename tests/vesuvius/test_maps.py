@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -25,6 +27,20 @@ def test_bands_written_in_any_order_are_read_back(tmp_path, shape, dtype):
     np.testing.assert_array_equal(again.read(1, 6), maps[:, 1:6])
 
 
+def test_rows_are_on_the_disk_when_writing_them_ends(tmp_path, monkeypatch):
+    """Else a power cut could leave the journal ahead of the rows."""
+    file = MapFile.create(tmp_path / "maps.tif", (2, 4, 5))
+    synced, inner = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(file.path.read_bytes())
+        inner(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file.write(1, 2, np.ones((2, 1, 5)))
+    assert synced == [file.path.read_bytes()]
+
+
 def test_rows_not_yet_written_are_zero(tmp_path):
     file = MapFile.create(tmp_path / "maps.tif", (2, 4, 5))
     file.write(1, 2, np.ones((2, 1, 5)))
@@ -46,9 +62,11 @@ def test_an_unfinished_map_is_found_again_and_missed_when_gone(tmp_path):
 
 def test_damaged_files_are_named(tmp_path):
     path = tmp_path / "moments.tif"
-    path.write_text("no TIFF at all")
-    with pytest.raises(ValueError, match=r"moments\.tif is damaged \(.*\); delete its folder"):
-        MapFile(path)
+    no_pages, empty_page = b"II*\0\x08\0\0\0", b"II*\0\x08\0\0\0" + bytes(6)
+    for content in (b"no TIFF at all", no_pages, empty_page):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"moments\.tif is damaged \(.*\); delete its folder"):
+            MapFile(path)
     file = MapFile.create(path, (3, 40, 50), np.float64)
     path.write_bytes(path.read_bytes()[:20000])  # of 48000
     with pytest.raises(ValueError, match=r"moments\.tif is damaged \(cut off\)"):

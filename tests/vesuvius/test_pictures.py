@@ -15,6 +15,8 @@ from vesuvius.pictures import (
     png_bytes,
     shrink,
     side_by_side,
+    stacked,
+    write_png,
 )
 
 
@@ -55,6 +57,23 @@ def test_png_keeps_grey_and_colour():
     assert np.array_equal(read[:, :, ::-1], colour)
 
 
+def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "picture.png"
+    write_png(path, np.zeros((3, 4), np.uint8))
+    before = path.read_bytes()
+
+    def half(target, content):
+        with target.open("wb") as file:
+            file.write(content[:10])
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", half)
+    with pytest.raises(OSError, match="disk full"):
+        write_png(path, np.ones((3, 4), np.uint8))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+
+
 def test_pictures_stand_beside_each_other_with_a_gap():
     row = side_by_side(np.zeros((2, 3), np.uint8), np.full((2, 4), 9, np.uint8), gap=1)
     assert row.tolist() == [[0, 0, 0, 128, 9, 9, 9, 9]] * 2
@@ -65,3 +84,8 @@ def test_a_coloured_picture_makes_the_row_coloured():
     red[..., 0] = 200
     row = side_by_side(np.full((2, 1), 7, np.uint8), red, gap=1)
     assert row[0].tolist() == [[7, 7, 7], [128, 128, 128], [200, 0, 0], [200, 0, 0]]
+
+
+def test_pictures_stand_above_each_other_with_a_gap():
+    column = stacked(np.zeros((1, 2), np.uint8), np.full((2, 2), 9, np.uint8), gap=1)
+    assert column.tolist() == [[0, 0], [128, 128], [9, 9], [9, 9]]

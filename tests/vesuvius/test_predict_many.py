@@ -201,9 +201,10 @@ def test_killed_at_any_renaming_while_growing(run, fragment, two_and_four, tmp_p
         die_at(patch, Path, "replace", count, after=False)
         with pytest.raises(Killed):
             predict(run, fragment, out=out, **COARSE, averaged=FOUR)
-    if count <= 6:  # nothing published yet
-        for name in ("prob.tif", "uncertainty.tif", "provenance.json"):
+    if (out / "provenance.json").exists():  # then all it tells of is there and nothing else
+        for name in FILES - {"moments.tif"}:
             assert (out / name).read_bytes() == (two_and_four / "two" / name).read_bytes()
+    assert (out / "provenance.json").exists() == (count <= 3)
     predict(run, fragment, out=out, **COARSE, averaged=FOUR)
     same_bits(out, two_and_four / "four")
 
@@ -213,7 +214,9 @@ def test_finished_is_not_repeated_and_fewer_or_other_samples_are_refused(
 ):
     out = two_and_four / "four"
     monkeypatch.setattr("vesuvius.predict.stream", lambda *_, **__: pytest.fail("repeated"))
-    predict(run, fragment, out=out, **COARSE, averaged=FOUR)
+    with monkeypatch.context() as patch:  # it may lie where nothing can be written
+        patch.setattr(Path, "unlink", lambda path, **_: pytest.fail(f"{path} is not there"))
+        predict(run, fragment, out=out, **COARSE, averaged=FOUR)
     assert "already finished" in capsys.readouterr().err
 
     def refuse(config, match):
@@ -225,6 +228,14 @@ def test_finished_is_not_repeated_and_fewer_or_other_samples_are_refused(
     refuse(replace(FOUR, mc_samples=6, gate_noise=0.2), "with other gate_noise; delete")
     refuse(EnsembleConfig(), "holds Monte Carlo samples, and plain")
     refuse(replace(FOUR, tta=True), "with other tta_views")
+
+
+def test_what_a_killed_run_left_is_cleared(run, fragment, two_and_four, tmp_path):
+    out = shutil.copytree(two_and_four / "four", tmp_path / "a")
+    for name in ("prob", "uncertainty", "moments"):
+        (out / f".{name}.partial.tif").touch()
+    predict(run, fragment, out=out, **COARSE, averaged=FOUR)
+    same_bits(out, two_and_four / "four")
 
 
 def test_samples_are_not_added_to_a_plain_prediction_or_without_moments(
@@ -249,9 +260,12 @@ def test_half_done_samples_of_other_settings_or_more_are_noticed(
             die_at(patch, Path, "replace", count, after=True)
             with pytest.raises(Killed):
                 predict(run, fragment, out=out, **COARSE, averaged=FOUR)
-        for other in (EnsembleConfig(), replace(FOUR, seed=9)):
+        for other in (EnsembleConfig(), replace(FOUR, seed=9), replace(TWO, seed=9)):
             with pytest.raises(ValueError, match="belongs to a prediction with another model"):
                 predict(run, fragment, out=out, **COARSE, averaged=other)
+        if count == 1:
+            with pytest.raises(ValueError, match=r"on its way to 4 predictions, not 2; .*journal"):
+                predict(run, fragment, out=out, **COARSE, averaged=TWO)
     with pytest.raises(ValueError, match="holds 4 predictions and none can be taken out"):
         predict(run, fragment, out=out, **COARSE, averaged=TWO)
     predict(run, fragment, out=out, **COARSE, averaged=FOUR)
@@ -330,6 +344,8 @@ def test_samples_are_drawn_with_the_dropout_of_training_or_the_default(run):
         (["--tta-reversed"], "give both"),
         (["--mc-samples", "many"], "many"),
         (["--ensemble", "nowhere"], "no such checkpoint"),
+        (["--ensemble"], "Missing value for argument '--ensemble'"),
+        (["--mc-samples", "4", "--tile-size", "2", "--stride", "2"], "tile_size 2 is at most half"),
     ],
 )
 def test_bad_options(run, fragment, tmp_path, capsys, monkeypatch, options, says):
@@ -353,11 +369,29 @@ def test_the_command_line_averages(run, fragment, two_and_four, tmp_path, monkey
     same_bits(out, two_and_four / "two")
 
 
-def test_the_picture_shows_map_and_uncertainties_side_by_side(six):
+def test_each_run_of_an_ensemble_is_named_by_an_option_of_its_own(monkeypatch):
+    seen = []
+
+    def load_and_stop(run, config):
+        seen.append((run, config.ensemble))
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr("vesuvius.predict.load_ensemble", load_and_stop)
+    line = "vesuvius predict run --ensemble second fragment --ensemble third --out out"
+    monkeypatch.setattr("sys.argv", line.split())
+    assert main() == 2
+    assert seen == [(Path("run"), (Path("second"), Path("third")))]
+
+
+def test_the_picture_shows_map_and_uncertainties_side_by_side(fragment, six):
     picture = cv2.imread(str(six / "uncertainty.png"), cv2.IMREAD_UNCHANGED)
     assert picture.shape == (64, 4 * 80 + 3 * 8)
-    white = json.loads((six / "provenance.json").read_text())["uncertainty_white"]
-    for number, page in enumerate(tifffile.imread(six / "uncertainty.tif"), 1):
+    whites = json.loads((six / "provenance.json").read_text())["uncertainty_white"]
+    inside = open_fragment(fragment).papyrus_mask
+    pages = tifffile.imread(six / "uncertainty.tif")
+    for number, (page, white) in enumerate(zip(pages, whites.values(), strict=True), 1):
+        assert white == pytest.approx(
+            np.quantile(page[inside], 0.995), abs=float(page.max()) / 1000
+        )
         shown = picture[:, number * 88 : number * 88 + 80]
-        np.testing.assert_allclose(shown / 255 * page.max(), page, atol=page.max() / 500)
-        assert list(white.values())[number - 1] == pytest.approx(page.max())
+        np.testing.assert_allclose(shown / 255 * white, page.clip(max=white), atol=white / 500)

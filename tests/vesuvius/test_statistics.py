@@ -15,6 +15,7 @@ from vesuvius.statistics import (
     intensity_scale,
     layer_histograms,
     note_low_contrast,
+    smooth_profiles,
     z_window,
 )
 
@@ -107,6 +108,16 @@ def test_sheet_depth_is_not_drawn_to_one_bright_layer() -> None:
     profile = 30 + 120 * np.exp(-0.5 * ((np.arange(65) - 20) / 6) ** 2)
     profile[50] = 200
     assert abs(statistics_of(profile).sheet_depth - 20) <= 1
+
+
+def test_profiles_are_smoothed_each_on_its_own_and_keep_their_ends() -> None:
+    profiles = np.random.default_rng(0).random((30, 2, 3))
+    smooth = smooth_profiles(profiles)
+    np.testing.assert_allclose(smooth[:, 1, 2], smooth_profiles(profiles[:, 1, 2]), rtol=1e-12)
+    weights = np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2)
+    middle = (weights / weights.sum()) @ profiles[9:22, 0, 0]
+    np.testing.assert_allclose(smooth[15, 0, 0], middle, rtol=1e-12)
+    np.testing.assert_allclose(smooth_profiles(np.full(3, 7.0)), 7.0, rtol=1e-12)
 
 
 def test_histograms_of_another_shape_or_without_voxels_are_refused() -> None:

@@ -18,10 +18,16 @@ def masks() -> dict[str, np.ndarray]:
     return {"b": rng.random((9, 7)) > 0.5, "a": rng.random((5, 12)) > 0.5}
 
 
-def write_prediction(folder: Path, prob: np.ndarray, name: str, threshold: float | None = 0.5):
+def write_prediction(
+    folder: Path,
+    prob: np.ndarray,
+    name: str,
+    threshold: float | None = 0.5,
+    num_predictions: int = 1,
+) -> Path:
     folder.mkdir()
     tifffile.imwrite(folder / "prob.tif", prob)
-    provenance = {"name": name, "threshold": threshold, "input": "x", "mask_path": None}
+    provenance = {"name": name, "threshold": threshold, "num_predictions": num_predictions}
     (folder / "provenance.json").write_text(json.dumps(provenance))
     return folder
 
@@ -121,6 +127,23 @@ def test_submit_uses_the_threshold_of_each_prediction(tmp_path, capsys):
     submit((a, b), out=tmp_path / "s.csv", threshold=0.5)
     rows = read_submission(tmp_path / "s.csv")
     assert rows == {name: rle.encode(prob >= 0.5) for name, prob in probs.items()}
+
+
+def test_submit_says_whose_threshold_a_mean_of_predictions_gets(tmp_path, capsys):
+    folders = tuple(
+        write_prediction(tmp_path / name, noise(), name, num_predictions=number)
+        for name, number in (("a", 60), ("b", 1), ("c", 8))
+    )
+
+    def notes(**options) -> list[str]:
+        submit(folders, out=tmp_path / "s.csv", **options)
+        lines = capsys.readouterr().err.splitlines()
+        return [line for line in lines if "fitted on single predictions" in line]
+
+    (line,) = notes()
+    assert line.startswith("a, c: mean of several predictions")
+    assert line.endswith("--threshold overrides it")
+    assert notes(threshold=0.4) == []
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
