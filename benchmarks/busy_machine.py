@@ -22,7 +22,7 @@ POLICIES = ("default", "PASSIVE")
 BUSY = "while True: pass"
 STEPS = """
 import time, torch
-from vesuvius.networks.repmode import build_network
+from vesuvius.networks.registry import build_network
 from vesuvius.recipes import small
 recipe = small()
 model = build_network(recipe.network, recipe.window.num_layers, num_tasks=1).train()

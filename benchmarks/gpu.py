@@ -32,7 +32,8 @@ from torch import Tensor
 from core.files import write_json
 from core.gatrep import TaskGroups
 from core.unet3d import RepModeUNet, TaskConditioned
-from vesuvius.networks.repmode import NetworkConfig, build_network
+from vesuvius.networks.repmode import RepModeConfig
+from vesuvius.networks.repmode import build as build_network
 
 LIMIT_GB = 12
 PAPER_TASKS = (0, 3, 5, 5, 7, 8, 10, 11)  # a mixed batch: seven distinct tasks of twelve
@@ -143,9 +144,9 @@ def _ink(device: torch.device, sizes: Sizes, repeats: int) -> dict[str, Any]:
     found: dict[int, Any] = {}
     for batch in sizes.ink_batches:
         x = torch.randn(batch, 1, *sizes.ink_shape, device=device)
-        config = NetworkConfig(base_channels=sizes.width)
+        config = RepModeConfig(base_channels=sizes.width)
 
-        def training(is_compiled: bool, x: Tensor = x, config: NetworkConfig = config) -> Training:
+        def training(is_compiled: bool, x: Tensor = x, config: RepModeConfig = config) -> Training:
             model = build_network(config, sizes.ink_shape[0], num_tasks=1)
             return Training(model, x, [0] * len(x), is_compiled)
 

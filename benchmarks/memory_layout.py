@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from core.files import write_json
-from vesuvius.networks.repmode import build_network
+from vesuvius.networks.registry import build_network
 from vesuvius.recipes import small
 
 REPEATS = 7

@@ -25,13 +25,14 @@ from core.convolution import direct_only
 from core.files import write_json
 from core.memory import step_memory
 from core.unet3d import RepModeUNet
-from vesuvius.networks.repmode import NetworkConfig, build_network
+from vesuvius.networks.repmode import RepModeConfig
+from vesuvius.networks.repmode import build as build_network
 
 MIB = 2**20
 LIMIT = 12 * 10**9  # bytes of a 12 GB card
 PAPER = partial(RepModeUNet, 12, 32)
 # Width 32 as in the seed project's code, which reached a batch of 7.
-INK = partial(build_network, NetworkConfig(base_channels=32), 64, 1)
+INK = partial(build_network, RepModeConfig(base_channels=32), 64, 1)
 CHECKED = (((4, 1, 16, 32, 32), 4), ((2, 1, 32, 64, 64), 2), ((1, 1, 32, 128, 128), 1))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS = ("relu", "mish", "funnel", "flexible")
+ActivationName = Literal["relu", "mish", "funnel", "flexible"]
+ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
 
 
 class Funnel(nn.Module):

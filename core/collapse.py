@@ -1,10 +1,9 @@
-"""From 3D features to 2D maps: the ways to do without Z, and the two networks that use them.
+"""From 3D features to 2D maps: the ways to do without Z.
 
-Ink is a map, not a volume. `CollapsedUNet` looks at the volume with a 3D encoder, turns every skip
-and the bottleneck 2D and decodes in 2D, which is much cheaper; `UNetThenCollapse` decodes in 3D and
-turns the output volume 2D. How features lose their Z is a module made by `make_collapse`, called as
+Ink is a map, not a volume. How features lose their Z is a module made by `make_collapse`, called as
 ``collapse(features, volume, bottleneck)`` with the padded input and the bottleneck's features as
-context, which only the Z-vectors look at. A collapse has no task: all tasks share it.
+context, which only the Z-vectors look at. A collapse has no task: all tasks share it. The networks
+that use it are in `core.map_networks`.
 
 Z is padded to a multiple by repeating the last layer. Those copies show nothing new, and in a mean
 they would count the last layer several times, so every collapse leaves out the layers that show
@@ -16,12 +15,10 @@ Shape legend: N samples, C channels, Z layers, Y X pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-
-from core.unet3d import Decoder, Encoder, Parts, pad_to_multiple
 
 CollapseName = Literal[
     "z-as-channels", "mean", "max", "attention", "z-vector-input", "z-vector-bottleneck"
@@ -211,121 +208,8 @@ def encoder_shapes(num_layers: int, base_channels: int, num_stages: int) -> list
     return shapes
 
 
-class CollapsedUNet(nn.Module):
-    """3D encoder, each of its features turned 2D, 2D decoder and head.
-
-    Args:
-        encoder_parts: Parts of the 3D encoder.
-        decoder_parts: Parts of the 2D decoder.
-        num_layers: Z of the input.
-        base_channels: Width of the first stage.
-        num_stages: Number of halvings.
-        in_channels: Channels of the volume.
-        out_channels: Channels of the map.
-        collapse: How features lose their Z, one of `COLLAPSES`.
-    """
-
-    def __init__(
-        self,
-        encoder_parts: Parts,
-        decoder_parts: Parts,
-        num_layers: int,
-        base_channels: int,
-        num_stages: int,
-        in_channels: int = 1,
-        out_channels: int = 1,
-        collapse: str = "z-as-channels",
-    ) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.multiple = 2**num_stages
-        self.encoder = Encoder(encoder_parts, in_channels, base_channels, num_stages)
-        shapes = encoder_shapes(num_layers, base_channels, num_stages)
-        volume = FeatureShape(in_channels, num_layers, shapes[0].num_padding)
-        self.collapses = nn.ModuleList(
-            make_collapse(collapse, shape, volume, shapes[-1]) for shape in shapes
-        )
-        self.decoder = Decoder(decoder_parts, base_channels, num_stages)
-        self.head = decoder_parts.make_conv(base_channels, out_channels)
-
-    def forward(self, x: Tensor, *condition: Any) -> Tensor:
-        """Return the map (N, C_out, Y, X) of volumes (N, C_in, Z, Y, X) of any Y and X.
-
-        Raises:
-            ValueError: If Z is not the number of layers the network was made for.
-        """
-        _check_volume(x, self.num_layers)
-        height, width = x.shape[3:]
-        x = pad_to_multiple(x, self.multiple)
-        features = self.encoder(x, *condition)
-        maps = [
-            collapse(f, x, features[-1])
-            for collapse, f in zip(self.collapses, features, strict=True)
-        ]
-        out: Tensor = self.head(self.decoder(maps, *condition), *condition)
-        return out[:, :, :height, :width]
-
-
-class UNetThenCollapse(nn.Module):
-    """3D U-Net whose output volume is turned into a map at the end.
-
-    Args:
-        encoder_parts: Parts of the encoder.
-        decoder_parts: Parts of the decoder, 3D too.
-        num_layers: Z of the input.
-        base_channels: Width of the first stage.
-        num_stages: Number of halvings.
-        in_channels: Channels of the volume.
-        out_channels: Channels of the output volume and of the map.
-        collapse: How the output volume loses its Z, one of `COLLAPSES`.
-    """
-
-    def __init__(
-        self,
-        encoder_parts: Parts,
-        decoder_parts: Parts,
-        num_layers: int,
-        base_channels: int,
-        num_stages: int,
-        in_channels: int = 1,
-        out_channels: int = 1,
-        collapse: str = "z-as-channels",
-    ) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.multiple = 2**num_stages
-        self.encoder = Encoder(encoder_parts, in_channels, base_channels, num_stages)
-        self.decoder = Decoder(decoder_parts, base_channels, num_stages)
-        self.head = decoder_parts.make_conv(base_channels, out_channels)
-        shapes = encoder_shapes(num_layers, base_channels, num_stages)
-        volume = FeatureShape(in_channels, num_layers, shapes[0].num_padding)
-        output = FeatureShape(out_channels, num_layers)
-        self.collapse = make_collapse(collapse, output, volume, shapes[-1])
-
-    def forward(self, x: Tensor, *condition: Any) -> Tensor:
-        """Return the map (N, C_out, Y, X) of volumes (N, C_in, Z, Y, X) of any Y and X.
-
-        Raises:
-            ValueError: If Z is not the number of layers the network was made for.
-        """
-        _check_volume(x, self.num_layers)
-        height, width = x.shape[3:]
-        x = pad_to_multiple(x, self.multiple)
-        features = self.encoder(x, *condition)
-        out = self.head(self.decoder(features, *condition), *condition)
-        maps: Tensor = self.collapse(out[:, :, : self.num_layers], x, features[-1])
-        return maps[:, :, :height, :width]
-
-
 def _check_layers(features: Tensor, num_layers: int) -> None:
     if features.shape[2] != num_layers:
         raise ValueError(
             f"features have {features.shape[2]} layers; this collapse was made for {num_layers}"
-        )
-
-
-def _check_volume(x: Tensor, num_layers: int) -> None:
-    if x.shape[2] != num_layers:
-        raise ValueError(
-            f"the volume has {x.shape[2]} layers; this network was made for {num_layers}"
         )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import cast
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import register_parametrization
 
+from core.activations import Funnel
 from core.mode import MoDE
-from core.unet3d import TaskConditioned, check_tasks
+from core.unet3d import ConvNormAct, SubPixelConv, TaskConditioned, check_tasks
 
 _TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TINY = torch.finfo(torch.float32).tiny
 _CONVS = (nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_Conv = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -46,12 +48,37 @@ def specialize(model: TaskConditioned, task: int) -> nn.Module:
     }
     plain = copy.deepcopy(model.network, memo).eval()
     for module in plain.modules():
-        norm = getattr(module, "norm", None)
-        if isinstance(norm, _NORMS):
-            conv = cast(nn.Conv3d, module.conv).eval()
-            module.conv = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, _TRANSPOSED))
-            module.norm = nn.Identity()
+        for conv_name, norm_name in _pairs(module):
+            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+            if isinstance(conv, _CONVS) and isinstance(norm, _NORMS):
+                _fold(conv, norm)
+                setattr(module, norm_name, nn.Identity())
     return plain
+
+
+def _pairs(module: nn.Module) -> list[tuple[str, str]]:
+    """Return names of children of which the second takes what the first returns, and only that."""
+    if isinstance(module, ConvNormAct | Funnel):
+        return [("conv", "norm")]
+    if isinstance(module, nn.Sequential):
+        # a subclass of a normalisation may do more: timm's are followed by their activation
+        children = module.named_children()
+        return [(a, b) for (a, _), (b, norm) in pairwise(children) if type(norm) in _NORMS]
+    return []
+
+
+def _fold(conv: _Conv, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> None:
+    """Make a convolution what it is together with the normalisation behind it."""
+    is_transposed = isinstance(conv, _TRANSPOSED)
+    values = [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+    if isinstance(conv, SubPixelConv):  # four of its maps become one that is normalised
+        values = [value.repeat_interleave(4) for value in values if value is not None]
+    mean, variance, weight, bias = values
+    assert mean is not None
+    assert variance is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, mean, variance, norm.eps, weight, bias, is_transposed
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Every mixture gets one more expert, a convolution of size 3, and the new task a gate of its own over
 all experts. Everything else is frozen, the statistics of the batch normalisations too. Tasks from
 before run the experts they have always run, by the gates they have always had, so that their
-predictions stay the same bit for bit, however long the new task is trained.
+predictions stay the same bit for bit, however long the new task is trained. (In a batch that holds
+both, an old task hears the new experts with weight 0, which needs them to be finite.)
 
 Extending again freezes the last extension as well. Task t of T + 1, T + 2, ... has one expert more
 than the task before it.

@@ -44,7 +44,7 @@ class LayerPlan:
 def plan(
     model: TaskConditioned, shape: Sequence[int], tasks: Sequence[int], device_type: str = "cpu"
 ) -> list[LayerPlan]:
-    """Return the way of every mixture for a batch, in the order they run.
+    """Return the way of every mixture for a batch, in the order they run; [] if there is none.
 
     Args:
         model: A task-gated network; it is left as it is.
@@ -59,6 +59,9 @@ def plan(
     names = {
         module: name for name, module in model.network.named_modules() if isinstance(module, MoDE)
     }
+
+    if not names:
+        return []
 
     def note(block: nn.Module, inputs: tuple[Tensor, TaskGroups]) -> None:
         assert isinstance(block, MoDE)

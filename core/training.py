@@ -111,7 +111,7 @@ def _set_up(
     identity = json.loads(json.dumps(identity))  # tuples as lists, as they come back
     set_seed(config.seed, device_specific=True)
     state = TrainingState(
-        accelerator, model, config.learning_rate, config.weight_decay, config.ema_decay
+        accelerator, model, config.peak_learning_rate, config.weight_decay, config.ema_decay
     )
     return _Run(accelerator, config, plan, identity, folder, state)
 
@@ -183,7 +183,7 @@ class _Run:
         """Return the learning rate of an optimiser step, counted over the whole run from 0."""
         total_steps = self.config.epochs * self.plan.num_steps
         warmup_steps = round(self.config.warmup_epochs * self.plan.num_steps)
-        return self.config.learning_rate * learning_rate_factor(
+        return self.config.peak_learning_rate * learning_rate_factor(
             step,
             total_steps,
             min(warmup_steps, total_steps - 1),

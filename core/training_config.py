@@ -21,6 +21,9 @@ class TrainingConfig:
         epochs: Passes over the dataset.
         batch_size: Samples of a batch, over all processes.
         learning_rate: Peak learning rate of AdamW.
+        reference_samples: Samples per optimiser step that `learning_rate` is for: with others
+            (batch_size x accumulate) the peak grows or shrinks in proportion, the linear scaling
+            rule; 0 takes the rate as it is.
         weight_decay: Of AdamW.
         warmup_epochs: Length of the linear warm-up, fractions allowed; 0 for none.
         warmup_start_factor: Share of the peak learning rate at the first step of the warm-up.
@@ -51,6 +54,7 @@ class TrainingConfig:
     num_workers: int = 0
     seed: int = 0
     checkpoint_every_steps: int = 0
+    reference_samples: int = 0
 
     def __post_init__(self) -> None:
         allowed = {
@@ -73,11 +77,22 @@ class TrainingConfig:
             ),
             "num_workers": (self.num_workers >= 0, "0 or more"),
             "seed": (0 <= self.seed < 2**31, f"0 to {2**31 - 1}"),
+            "reference_samples": (self.reference_samples >= 0, "0 (no scaling) or more"),
             "checkpoint_every_steps": (self.checkpoint_every_steps >= 0, "0 (epochs) or more"),
         }
         for name, (is_allowed, text) in allowed.items():
             if not is_allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, allowed is {text}")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Return the learning rate at the end of the warm-up.
+
+        Reference: Goyal et al., "Accurate, Large Minibatch SGD" (2017), section 2.1.
+        """
+        if not self.reference_samples:
+            return self.learning_rate
+        return self.learning_rate * self.batch_size * self.accumulate / self.reference_samples
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from core.gatrep import TaskGroups
 from core.mode import REPMODE, Mixture, MoDE
 
 ConvFactory = Callable[[int, int], nn.Module]
-ActivationFactory = Callable[[int], nn.Module]
+Upsampling = Literal["transposed", "sub-pixel"]
 
 
 class ConvNormAct(nn.Module):
@@ -60,6 +60,23 @@ class PlainConv(SameConv3d):
         return super().forward(x)
 
 
+class SubPixelConv(nn.Conv2d):
+    """A 3x3 convolution to four maps per channel, then laid out as one map of twice the size.
+
+    A transposed convolution of size and stride 2 is the same with a kernel of size 1.
+
+    Reference: Shi et al., CVPR 2016; Theis et al., Lossy Image Compression with Compressive
+    Autoencoders, ICLR 2017, section 2.2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, 4 * out_channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (N, O, 2Y, 2X) of features (N, I, Y, X)."""
+        return F.pixel_shuffle(super().forward(x), 2)
+
+
 class Blocks(nn.ModuleList):
     """Blocks run one after the other, each given the same condition."""
 
@@ -79,6 +96,10 @@ class Parts:
         activation: Activation of the blocks, by name.
         resample_activation: Activation after the strided and transposed convolutions, by name.
         dropout: Probability of dropping an input element of a block, 0..1.
+        upsampling: How maps are doubled; volumes only by transposed convolutions.
+
+    Raises:
+        ValueError: If volumes are to be doubled by sub-pixel convolutions.
     """
 
     def __init__(
@@ -88,12 +109,19 @@ class Parts:
         activation: str = "relu",
         resample_activation: str = "relu",
         dropout: float = 0.0,
+        upsampling: Upsampling = "transposed",
     ) -> None:
+        if num_axes == 3 and upsampling != "transposed":
+            raise ValueError(
+                f"upsampling {upsampling!r} is for maps; volumes take 'transposed', so use it or a "
+                "2D decoder"
+            )
         self.make_conv = make_conv
         self.num_axes = num_axes
         self.activation = activation
         self.resample_activation = resample_activation
         self.dropout = dropout
+        self.upsampling = upsampling
 
     def blocks(self, in_channels: int, out_channels: int) -> Blocks:
         """Return two convolution blocks: in -> out -> out channels."""
@@ -113,9 +141,11 @@ class Parts:
         return self._resample(conv_type(channels, channels, 2, stride=2, bias=False), channels)
 
     def up(self, channels: int) -> ConvNormAct:
-        """Return the transposed convolution that doubles every axis and halves the width."""
-        conv_type = nn.ConvTranspose3d if self.num_axes == 3 else nn.ConvTranspose2d
+        """Return the convolution that doubles every axis and halves the width."""
         halved = channels // 2
+        if self.upsampling == "sub-pixel":
+            return self._resample(SubPixelConv(channels, halved), halved)
+        conv_type = nn.ConvTranspose3d if self.num_axes == 3 else nn.ConvTranspose2d
         return self._resample(conv_type(channels, halved, 2, stride=2, bias=False), halved)
 
     def _resample(self, conv: nn.Module, channels: int) -> ConvNormAct:
@@ -176,7 +206,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The expanding half, from the bottleneck's features back to the finest skip."""
+    """The expanding half, from the bottleneck's features back to the finest skip.
+
+    Args:
+        parts: Makes its parts.
+        base_channels: Width of the finest skip; each coarser one has twice the width.
+        num_stages: Number of doublings.
+    """
 
     def __init__(self, parts: Parts, base_channels: int, num_stages: int) -> None:
         super().__init__()
@@ -192,12 +228,18 @@ class Decoder(nn.Module):
         return x
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
     """Repeat the far edge of each spatial axis until its length is a multiple.
 
     Example: multiple 16, axes (40, 156, 160) become (48, 160, 160).
+
+    Args:
+        x: Features (N, C, *S).
+        multiple: That of all spatial axes, or of each.
     """
-    widths = [-length % multiple for length in reversed(x.shape[2:])]
+    lengths = x.shape[2:]
+    multiples = [multiple] * len(lengths) if isinstance(multiple, int) else multiple
+    widths = [-length % m for length, m in zip(lengths, multiples, strict=True)][::-1]
     if not any(widths):
         return x
     return F.pad(x, [side for width in widths for side in (0, width)], mode="replicate")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from core.deploy import specialize
+from core.mode import MoDE
 from core.stochastic import draw_sample
 from core.uncertainty import Member, View, plane_views
 from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
@@ -105,7 +106,7 @@ class Ensemble:
         Raises:
             ValueError: If a tile is at most half of what a network pads it to.
         """
-        padded = max(2**model.recipe.network.num_stages for model in self.models)
+        padded = max(model.recipe.network.multiple for model in self.models)
         if self.noise() and 2 * tile_size <= padded:
             raise ValueError(
                 f"tile_size {tile_size} is at most half of the {padded} that the network pads it "
@@ -176,10 +177,19 @@ def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
 
     Raises:
         FileNotFoundError: If a run does not exist or has no checkpoint yet.
-        ValueError: If a checkpoint cannot be used, is given twice or sees another window.
+        ValueError: If a checkpoint cannot be used, is given twice, sees another window or has
+            no mixtures to draw Monte Carlo samples from.
     """
     paths = (run, *config.ensemble)
     models = tuple(map(load_model, paths))
+    if config.mc_samples > 1:
+        for path, model in zip(paths, models, strict=True):
+            if not any(isinstance(module, MoDE) for module in model.network.modules()):
+                raise ValueError(
+                    f"mc_samples {config.mc_samples} would all be alike: {path} has no mixtures of "
+                    "experts, before which dropout and in whose gates noise would act; leave it at "
+                    "1, or use --tta or --ensemble"
+                )
     first = _seen_by(models[0])
     for number, (path, model) in enumerate(zip(paths, models, strict=True)):
         if model.sha256 in [other.sha256 for other in models[:number]]:

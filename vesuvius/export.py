@@ -90,7 +90,7 @@ def export(
 
 def signature_of(recipe: InkRecipe) -> Signature:
     """Return what the exported model of a recipe takes and returns."""
-    multiple = 2**recipe.network.num_stages
+    multiple = recipe.network.multiple
     offset, scale = NORMALISATION[recipe.window.intensity]
     return Signature(
         inputs=(

@@ -19,11 +19,10 @@ from core.uncertainty import Member, predictor
 from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
 from vesuvius.fragment import VolumeReader
-from vesuvius.networks.repmode import build_network
+from vesuvius.networks.registry import MODELS, build_network
 from vesuvius.recipes import InkRecipe, WindowConfig
 from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
 
-MODEL = "vesuvius.networks.repmode"
 TASKS = ("ink",)
 INK_TASK = 0
 PLACE_SLACK = 2  # layers by which winners shifted the window and lost nothing
@@ -120,10 +119,10 @@ def load_model(run: Path) -> InkModel:
         )
     tensors, meta = load(path, WEIGHTS)
     description = meta["description"]
-    if description.get("model") != MODEL:
+    if description.get("model") not in MODELS:
         raise ValueError(
-            f"{path} holds a model of {description.get('model')!r}; `vesuvius` reads {MODEL!r}: "
-            "give a run of `vesuvius train`"
+            f"{path} holds a model of {description.get('model')!r}; `vesuvius` reads "
+            f"{', '.join(MODELS)}: give a run of `vesuvius train`"
         )
     recipe = from_dict(InkRecipe, description["recipe"], where=str(path))
     network = build_network(recipe.network, recipe.window.num_layers, len(description["tasks"]))

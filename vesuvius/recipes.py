@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from core.losses import LossWeights, MapLoss
 from core.training import TrainingConfig
 from vesuvius.augment import AugmentConfig
 from vesuvius.label_care import LabelConfig
-from vesuvius.networks.repmode import NetworkConfig
+from vesuvius.networks.i3d import I3DConfig
+from vesuvius.networks.registry import NetworkConfig
+from vesuvius.networks.repmode import RepModeConfig
+from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
+from vesuvius.networks.stack_2d import Stack2DConfig
 from vesuvius.sampling import SamplingConfig
 from vesuvius.statistics import Intensity
 
@@ -46,21 +51,41 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Dice + soft binary cross-entropy.
+    """A weighted sum of losses; a weight of 0 leaves one out.
 
     Args:
+        dice_weight: Weight of Dice.
+        bce_weight: Weight of the binary cross-entropy.
+        focal_weight: Weight of the focal loss.
+        mse_weight: Weight of the squared error of the probability.
+        ssim_weight: Weight of 1 - structural similarity.
         smoothing: Label smoothing of the cross-entropy: labels 0 and 1 become s and 1 - s.
-        dice_weight: Weight of Dice; the cross-entropy has the rest.
+        focal_alpha: Weight of ink in the focal loss, 0..1; papyrus has the rest.
+        focal_gamma: How far the focal loss looks away from easy pixels; 0 not at all.
     """
 
-    smoothing: float = 0.25
     dice_weight: float = 0.5
+    bce_weight: float = 0.5
+    focal_weight: float = 0.0
+    mse_weight: float = 0.0
+    ssim_weight: float = 0.0
+    smoothing: float = 0.25
+    focal_alpha: float = 0.3
+    focal_gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 0.5:
-            raise ValueError(f"loss.smoothing is {self.smoothing}; allowed is 0 up to below 0.5")
-        if not 0 <= self.dice_weight <= 1:
-            raise ValueError(f"loss.dice_weight is {self.dice_weight}; allowed is 0..1")
+        self.make()
+
+    def make(self) -> MapLoss:
+        """Return the loss.
+
+        Raises:
+            ValueError: If a setting is out of range.
+        """
+        weights = LossWeights(
+            self.dice_weight, self.bce_weight, self.focal_weight, self.mse_weight, self.ssim_weight
+        )
+        return MapLoss(weights, self.smoothing, self.focal_alpha, self.focal_gamma)
 
 
 @dataclass(frozen=True)
@@ -139,13 +164,13 @@ def buckets() -> InkRecipe:
     and transposed convolutions.
     """
     return InkRecipe(
-        network=NetworkConfig(
+        network=RepModeConfig(
             base_channels=16, num_stages=4, activation="mish", resample_activation="funnel"
         ),
         window=WindowConfig(num_layers=64, intensity="zscore"),
         sampling=SamplingConfig(patch_size=64, num_buckets=10, bucket_cap=1000, num_void=5000),
         augment=NO_AUGMENTATION,
-        loss=LossConfig(smoothing=0.25, dice_weight=0.5),
+        loss=LossConfig(),
         validation=ValidationConfig(),
         training=TrainingConfig(
             epochs=19,
@@ -166,7 +191,7 @@ def small() -> InkRecipe:
     few patches the experts of size 5, and a loss that is mostly Dice, learned far more slowly.
     """
     return InkRecipe(
-        network=NetworkConfig(
+        network=RepModeConfig(
             base_channels=8,
             num_stages=3,
             activation="relu",
@@ -176,7 +201,7 @@ def small() -> InkRecipe:
         window=WindowConfig(num_layers=16, intensity="zscore"),
         sampling=SamplingConfig(patch_size=64, num_buckets=10, bucket_cap=30, num_void=150),
         augment=replace(NO_AUGMENTATION, flip=0.5, rotate90=0.5),
-        loss=LossConfig(smoothing=0.05, dice_weight=0.25),
+        loss=LossConfig(smoothing=0.05, dice_weight=0.25, bce_weight=0.75),
         validation=ValidationConfig(),
         training=TrainingConfig(
             epochs=7,
@@ -190,8 +215,97 @@ def small() -> InkRecipe:
     )
 
 
+def repmode_buckets() -> InkRecipe:
+    """Return "RepMode Buckets": normalised, bucket patches, no augmentation.
+
+    Decoded in 3D, the output volume turned into a map at the end.
+    """
+    recipe = buckets()
+    return replace(recipe, network=replace(recipe.network, decoder="3d"))
+
+
+def repmode_buckets_v2() -> InkRecipe:
+    """Return "RepMode Buckets v2": the same with dropout."""
+    recipe = repmode_buckets()
+    return replace(recipe, network=replace(recipe.network, dropout=0.2))
+
+
+def repmode_2() -> InkRecipe:
+    """Return "RepMode 2": normalised, patches at the edges of ink and void ones, augmentations."""
+    return replace(repmode_buckets(), sampling=EDGES_AND_VOID, augment=AUGMENTATION)
+
+
+def repmode_2d_module() -> InkRecipe:
+    """Return "RepMode with 2D module": all raw data, not normalised, no dropout or augmentation."""
+    recipe = repmode_buckets()
+    return replace(recipe, window=replace(recipe.window, intensity="raw"), sampling=ALL_PAPYRUS)
+
+
+def repmode_2d_decoder() -> InkRecipe:
+    """Return "2D decoder 16xRepMode": a 2D decoder, not normalised, otherwise as "RepMode 2"."""
+    recipe = repmode_2()
+    return replace(
+        recipe,
+        network=replace(recipe.network, decoder="2d"),
+        window=replace(recipe.window, intensity="raw"),
+    )
+
+
+def i3d() -> InkRecipe:
+    """Return the inflated Inception network, headless, with the data of `repmode-buckets`."""
+    return replace(repmode_buckets(), network=I3DConfig())
+
+
+def stack_2d() -> InkRecipe:
+    """Return a 2.5D network: 16 layers as the channels of a timm encoder, a 2D decoder."""
+    return replace(repmode_segformer(), network=Stack2DConfig())
+
+
+def repmode_segformer() -> InkRecipe:
+    """Return RepMode's encoder over 16 layers, each feature turned 2D, and a SegFormer decoder.
+
+    What the public winners agree on around it: few layers in the middle of the sheet, shifted up
+    and down at random, larger patches, dropped layers, average weights.
+    """
+    recipe = buckets()
+    return replace(
+        recipe,
+        network=RepModeSegformerConfig(),
+        window=replace(recipe.window, num_layers=16, z_shift=2),
+        sampling=replace(recipe.sampling, patch_size=128, translation=(-64, 32)),
+        augment=replace(AUGMENTATION, layer_dropout=2),
+        loss=LossConfig(smoothing=0.1),
+        validation=ValidationConfig(gap=256),
+        training=replace(recipe.training, learning_rate=3e-4, warmup_epochs=1, ema_decay=0.99),
+    )
+
+
 NO_AUGMENTATION = AugmentConfig(
     flip=0.0, rotate90=0.0, brightness_contrast=0.0, noise=0.0, layer_dropout=0
 )
 
-RECIPES: dict[str, Callable[[], InkRecipe]] = {"buckets": buckets, "small": small}
+AUGMENTATION = AugmentConfig(
+    flip=0.5,
+    rotate90=0.5,
+    brightness_contrast=0.15,
+    shift_scale_rotate=0.55,
+    noise_or_blur=0.5,
+    grid_distortion=0.5,
+    coarse_dropout=0.5,
+)
+
+EDGES_AND_VOID = SamplingConfig(patch_size=64, bucket_cap=0, num_edges=6000, num_void=3000)
+ALL_PAPYRUS = SamplingConfig(patch_size=64, bucket_cap=0, num_raw=12000, num_void=0)
+
+RECIPES: dict[str, Callable[[], InkRecipe]] = {
+    "buckets": buckets,
+    "small": small,
+    "repmode-2d-module": repmode_2d_module,
+    "repmode-2": repmode_2,
+    "repmode-buckets": repmode_buckets,
+    "repmode-buckets-v2": repmode_buckets_v2,
+    "repmode-2d-decoder": repmode_2d_decoder,
+    "i3d": i3d,
+    "stack-2d": stack_2d,
+    "repmode-segformer": repmode_segformer,
+}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from core.config import to_dict
 from core.deploy import specialize
 from core.inference import choose_device, stream
-from core.losses import DiceBCELoss
 from core.metrics import ProbabilityHistogram
 from core.plan import plan, summary
 from core.terminal import note
@@ -34,14 +33,13 @@ from vesuvius.folds import (
 )
 from vesuvius.inkmap import (
     INK_TASK,
-    MODEL,
     TASKS,
     Window,
     ink_predictor,
     seen_window,
     window_reader,
 )
-from vesuvius.networks.repmode import build_network
+from vesuvius.networks.registry import build_network, load_pretrained, model_name
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig, WindowConfig
@@ -64,7 +62,8 @@ class Train:
 
     data: Path
     out: Path
-    recipe: Annotated[InkRecipe, tyro.conf.arg(name="")]
+    # without subcommands the recipe decides which network it is, and its options are shown
+    recipe: Annotated[InkRecipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     resume: bool = False
 
     def __call__(self) -> FitResult:
@@ -109,9 +108,9 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     validator = Validator(volumes, pieces, windows, recipe.validation)
     torch.manual_seed(seed)
     model = build_network(recipe.network, recipe.window.num_layers, len(TASKS))
-    batch_size, patch = recipe.training.batch_size, recipe.sampling.patch_size
-    shape = (batch_size, 1, recipe.window.num_layers, patch, patch)
-    note(summary(plan(model, shape, [INK_TASK] * batch_size, choose_device("auto").type)))
+    if not resume:
+        load_pretrained(model, recipe.network, recipe.window.num_layers)
+    _note_plan(model, recipe)
     return fit(
         model,
         dataset,
@@ -123,6 +122,15 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         resume,
         {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
     )
+
+
+def _note_plan(model: TaskConditioned, recipe: InkRecipe) -> None:
+    """Tell which way the mixtures of a network will take, if it has any."""
+    batch_size, patch = recipe.training.batch_size, recipe.sampling.patch_size
+    shape = (batch_size, 1, recipe.window.num_layers, patch, patch)
+    layers = plan(model, shape, [INK_TASK] * batch_size, choose_device("auto").type)
+    if layers:
+        note(summary(layers))
 
 
 def open_volumes(data: Path) -> dict[str, PreparedVolume]:
@@ -244,7 +252,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return what a checkpoint must say about itself to be used and traced."""
     return {
-        "model": MODEL,
+        "model": model_name(recipe.network),
         "recipe": to_dict(recipe),
         "tasks": list(TASKS),
         "num_layers": max(map(depth, volumes.values())),
@@ -258,10 +266,10 @@ def describe(
 
 
 class InkLoss:
-    """Dice + soft BCE of a batch inside the papyrus mask."""
+    """The loss of a batch inside the papyrus mask."""
 
     def __init__(self, config: LossConfig) -> None:
-        self._loss = DiceBCELoss(config.smoothing, config.dice_weight)
+        self._loss = config.make()
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor]

@@ -62,12 +62,12 @@ def test_calibration_and_loss_equal_sums_over_all_pixels():
 
 def test_loss_is_that_of_training_without_smoothing():
     torch = pytest.importorskip("torch")
-    from core.losses import DiceBCELoss
+    from core.losses import MapLoss
 
     prob, label = pixels(size=4000)
     prob = prob.clip(1e-6, 1 - 1e-6)
     maps = [torch.from_numpy(x.astype(np.float64)).reshape(1, 1, 40, 100) for x in (prob, label)]
-    loss, parts = DiceBCELoss(smoothing=0.0)(torch.logit(maps[0]), maps[1])
+    loss, parts = MapLoss(smoothing=0.0)(torch.logit(maps[0]), maps[1])
     found = in_pieces(Reliability(), prob, label)
     assert found.cross_entropy() == pytest.approx(float(parts["bce"]), abs=1e-10)
     assert found.dice_loss() == pytest.approx(float(parts["dice"]), abs=1e-10)

@@ -12,7 +12,7 @@ from core.gates import GateConfig
 from core.gatrep import REPMODE_EXPERTS, Expert, TaskGroups
 from core.mode import Mixture, MoDE
 from core.plan import plan, table
-from core.unet3d import RepModeUNet
+from core.unet3d import PlainConv, RepModeUNet, TaskConditioned
 
 
 def test_merges_where_features_are_larger_than_kernels_and_gates_where_they_are_smaller():
@@ -122,6 +122,9 @@ class TestPlan:
         plan(model, (64, 1, 512, 512, 512), [0] * 64)  # 32 GiB for the input alone
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
         assert not any(module._forward_pre_hooks for module in model.modules())
+
+    def test_is_empty_for_a_network_without_mixtures(self):
+        assert plan(TaskConditioned(PlainConv(1, 1), 1), (2, 1, 4, 8, 8), [0, 0]) == []
 
     def test_tells_what_was_overridden_and_what_the_input_decides(self):
         shape, tasks = (4, 1, 4, 16, 16), [0, 0, 0, 0]

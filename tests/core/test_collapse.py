@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from core.collapse import (
     COLLAPSES,
-    CollapsedUNet,
     FeatureShape,
-    UNetThenCollapse,
     ZAsChannels,
     encoder_shapes,
     make_collapse,
 )
+from core.map_networks import CollapsedUNet, UNetThenCollapse
 from core.mode import MoDE
 from core.unet3d import Parts, RepModeUNet, TaskConditioned, pad_to_multiple
 

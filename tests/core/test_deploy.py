@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.collapse import CollapsedUNet
 from core.deploy import specialize
+from core.map_networks import CollapsedUNet
 from core.mode import MoDE
 from core.unet3d import Parts, RepModeUNet, TaskConditioned
 

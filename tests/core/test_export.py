@@ -19,11 +19,12 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from torch import nn
 
 import core.export as module
-from core.collapse import COLLAPSES, CollapsedUNet, UNetThenCollapse
+from core.collapse import COLLAPSES
 from core.deploy import specialize
 from core.export import check_target, export, export_onnx, export_torch
 from core.extend import extend
 from core.gates import GateConfig
+from core.map_networks import CollapsedUNet, UNetThenCollapse
 from core.mode import Mixture, MoDE
 from core.signature import Input, Signature
 from core.unet3d import Parts, RepModeUNet, TaskConditioned

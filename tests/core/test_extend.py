@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoint import load_weights
-from core.collapse import CollapsedUNet
 from core.deploy import specialize
 from core.extend import count_extensions, extend, rebuild
 from core.gates import GateConfig
+from core.map_networks import CollapsedUNet
 from core.mode import Mixture, MoDE
 from core.training import TrainingConfig, Validation, fit
 from core.unet3d import Parts, RepModeUNet, TaskConditioned

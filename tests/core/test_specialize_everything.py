@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from core.activations import ACTIVATIONS
-from core.collapse import COLLAPSES, CollapsedUNet, UNetThenCollapse
+from core.collapse import COLLAPSES
 from core.deploy import specialize
 from core.extend import extend
 from core.gates import GateConfig
+from core.map_networks import CollapsedUNet, UNetThenCollapse
 from core.mode import Mixture, MoDE
 from core.unet3d import Parts, RepModeUNet, TaskConditioned
 

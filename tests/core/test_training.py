@@ -329,6 +329,14 @@ def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
     assert not torch.equal(model[3].weight, make_model()[3].weight)
 
 
+def test_scaling_the_rate_by_hand_or_by_the_rule_is_the_same_run(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    # 2 samples in 2 batches make 4 of a step, twice the 2 that the rate is given for
+    train(tmp_path, replace(CONFIG, learning_rate=0.025, reference_samples=2))
+    assert rows(tmp_path) == rows(uninterrupted)
+
+
 # --- what is left behind
 
 

@@ -14,10 +14,16 @@ import torch
 
 from core.checkpoint import WEIGHTS, load, save
 from core.deploy import specialize
+from core.export import export as export_network
 from vesuvius.cli import main
 from vesuvius.export import INTENSITY, InkTiles, export, signature_of
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import InkProbability, Window, load_model
+from vesuvius.networks.i3d import I3DConfig
+from vesuvius.networks.registry import build_network
+from vesuvius.networks.repmode import RepModeConfig
+from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
+from vesuvius.networks.stack_2d import Stack2DConfig
 from vesuvius.predict import predict
 from vesuvius.statistics import Intensity
 
@@ -73,6 +79,32 @@ def test_an_exported_model_predicts_what_predict_does(
     found = prob[0, 0, : len(expected)]
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-5)
     assert np.ptp(expected[inside]) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("config", "suffix"),
+    [
+        (RepModeSegformerConfig(base_channels=2, num_stages=3, decoder_channels=1), ".pt2"),
+        *(
+            pytest.param(config, suffix, marks=pytest.mark.slow)
+            for suffix in (".pt2", ".onnx")
+            for config in (
+                RepModeConfig(base_channels=2, num_stages=2, upsampling="sub-pixel"),
+                RepModeConfig(base_channels=2, num_stages=2, output_stride=2, decoder="3d"),
+                I3DConfig(base_channels=2, decoder_channels=1),
+                Stack2DConfig(encoder="resnet10t", decoder_channels=1),
+                RepModeSegformerConfig(base_channels=2, num_stages=3, decoder_channels=1),
+            )
+        ),
+    ],
+    ids=lambda part: getattr(part, "__module__", part),
+)
+def test_every_network_can_be_exported(config, suffix, run, tmp_path):
+    recipe = replace(load_model(run).recipe, network=config)
+    network = InkTiles(specialize(build_network(config, 8, 1).eval(), 0))
+    path = tmp_path / f"model{suffix}"
+    export_network(network, signature_of(recipe), path, {}, "float32")  # which checks the outputs
+    assert path.stat().st_size > 10_000
 
 
 def test_the_normalisation_is_that_of_prediction(run):

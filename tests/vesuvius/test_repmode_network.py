@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from core.collapse import COLLAPSES, CollapsedUNet, UNetThenCollapse, ZAsChannels
+from core.collapse import COLLAPSES, ZAsChannels
+from core.map_networks import CollapsedUNet, UNetThenCollapse
 from core.mode import MoDE
-from vesuvius.networks.repmode import NetworkConfig, build_network
+from vesuvius.networks.registry import build_network
+from vesuvius.networks.repmode import RepModeConfig
 
-TINY = NetworkConfig(base_channels=1, num_stages=1, largest_expert=3)
+TINY = RepModeConfig(base_channels=1, num_stages=1, largest_expert=3)
 
 
 def kinds(network: nn.Module) -> set[type]:

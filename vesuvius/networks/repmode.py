@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from core.collapse import CollapsedUNet, CollapseName, UNetThenCollapse
+from core.activations import ActivationName
+from core.collapse import CollapseName
 from core.gatrep import REPMODE_EXPERTS
+from core.map_networks import CollapsedUNet, UNetThenCollapse, halvings
 from core.mode import Mixture, MoDE
-from core.unet3d import Parts, TaskConditioned
-
-ActivationName = Literal["relu", "mish", "funnel", "flexible"]
+from core.unet3d import Parts, TaskConditioned, Upsampling
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class RepModeConfig:
     """Sizes and choices of the ink network.
 
     Args:
@@ -29,6 +29,9 @@ class NetworkConfig:
         decoder: "2d": every skip and the bottleneck are turned 2D and decoded in 2D; "3d": decoded
             in 3D, the output volume turned 2D at the end; about three times the multiplications.
         collapse: How what is turned 2D loses its Z.
+        upsampling: How the 2D decoder doubles its maps.
+        output_stride: Pixels for one value of the network: 1, or a power of 2 up to
+            2**num_stages, interpolated to every pixel; finer features are left out.
     """
 
     base_channels: int = 16
@@ -39,6 +42,8 @@ class NetworkConfig:
     dropout: float = 0.0
     decoder: Literal["2d", "3d"] = "2d"
     collapse: CollapseName = "z-as-channels"
+    upsampling: Upsampling = "transposed"
+    output_stride: int = 1
 
     def __post_init__(self) -> None:
         if self.base_channels < 1 or self.num_stages < 1:
@@ -48,9 +53,15 @@ class NetworkConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} is outside 0..1; use 0 for none")
+        halvings(self.output_stride, self.num_stages)
+
+    @property
+    def multiple(self) -> int:
+        """Return the number that rows and columns are multiples of unless they are padded."""
+        return 2**self.num_stages
 
 
-def build_network(config: NetworkConfig, num_layers: int, num_tasks: int) -> TaskConditioned:
+def build(config: RepModeConfig, num_layers: int, num_tasks: int) -> TaskConditioned:
     """Return the ink network: volumes (N, 1, Z, Y, X) and tasks (N,) to logits (N, 1, Y, X).
 
     Args:
@@ -58,16 +69,21 @@ def build_network(config: NetworkConfig, num_layers: int, num_tasks: int) -> Tas
         num_layers: Z, the layers of the window.
         num_tasks: Number of tasks, at least 1.
     """
-    experts = tuple(e for e in REPMODE_EXPERTS if e.size <= config.largest_expert)
-    make_conv = partial(MoDE, num_tasks=num_tasks, mixture=Mixture(experts))
+    make_conv = partial(MoDE, num_tasks=num_tasks, mixture=experts_up_to(config.largest_expert))
     choices = (config.activation, config.resample_activation, config.dropout)
     kind, num_axes = (CollapsedUNet, 2) if config.decoder == "2d" else (UNetThenCollapse, 3)
     network = kind(
         Parts(make_conv, 3, *choices),
-        Parts(partial(make_conv, num_axes=num_axes), num_axes, *choices),
+        Parts(partial(make_conv, num_axes=num_axes), num_axes, *choices, config.upsampling),
         num_layers,
         config.base_channels,
         config.num_stages,
         collapse=config.collapse,
+        output_stride=config.output_stride,
     )
     return TaskConditioned(network, num_tasks)
+
+
+def experts_up_to(size: int) -> Mixture:
+    """Return the mixture of those of RepMode's five experts that are not larger than `size`."""
+    return Mixture(tuple(expert for expert in REPMODE_EXPERTS if expert.size <= size))

@@ -1,0 +1,122 @@
+"""Each recipe, cut down to seconds, trains two steps and ends in a prediction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from core.checkpoint import TRAINING_STATE, WEIGHTS, load, save
+from core.training import _train_epoch
+from tests.vesuvius.conftest import tiny_recipe
+from vesuvius.ensemble import EnsembleConfig, load_ensemble
+from vesuvius.inkmap import load_model
+from vesuvius.networks.i3d import I3DConfig
+from vesuvius.networks.registry import model_name
+from vesuvius.networks.repmode import RepModeConfig
+from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
+from vesuvius.networks.stack_2d import Stack2DConfig
+from vesuvius.predict import predict
+from vesuvius.recipes import RECIPES, InkRecipe
+from vesuvius.train import train
+
+NARROW = {
+    RepModeConfig: {"base_channels": 1, "num_stages": 2},
+    I3DConfig: {"base_channels": 1, "decoder_channels": 1},
+    Stack2DConfig: {"encoder": "resnet10t", "decoder_channels": 1},
+    RepModeSegformerConfig: {"base_channels": 1, "num_stages": 3, "decoder_channels": 1},
+}
+
+
+def cut_down(recipe: InkRecipe) -> InkRecipe:
+    """Return a recipe with all its choices but small numbers; it trains one step an epoch."""
+    small = tiny_recipe()
+    caps = {"bucket_cap": 1, "num_void": 1, "num_edges": 8, "num_raw": 8}
+    few = {name: min(cap, getattr(recipe.sampling, name)) for name, cap in caps.items()}
+    few |= {"patch_size": 32, "translation": (-8, 8)}
+    return replace(
+        recipe,
+        network=replace(recipe.network, **NARROW[type(recipe.network)]),
+        window=replace(recipe.window, num_layers=8),
+        sampling=replace(recipe.sampling, **few),
+        validation=replace(small.validation, tile_size=64, stride=64),
+        training=replace(
+            recipe.training,
+            epochs=2,
+            warmup_epochs=1,
+            batch_size=4,
+            accumulate=100,
+            num_workers=0,
+            precision="no",
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_two_steps_and_predicts(name, prepared, fragments, tmp_path):
+    recipe = cut_down(RECIPES[name]())
+    result = train(prepared, tmp_path / "run", recipe)
+    assert result.steps == 2
+    _, meta = load(result.best_path, WEIGHTS)
+    assert meta["description"]["model"] == model_name(recipe.network)
+    assert load_model(tmp_path / "run").recipe == recipe
+    out = tmp_path / "prediction"
+    predict(tmp_path / "run", fragments["a"], out=out, tile_size=64, stride=64, device="cpu")
+    prob = tifffile.imread(out / "prob.tif")
+    assert prob.shape == (128, 144)
+    assert np.isfinite(prob).all()
+    assert 0 < prob.min(initial=1, where=prob > 0) < prob.max() < 1
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    if name in ("i3d", "stack-2d"):
+        with pytest.raises(ValueError, match=r"run has no mixtures of experts.* --tta or --ens"):
+            load_ensemble(tmp_path / "run", EnsembleConfig(mc_samples=2))
+
+
+def test_a_checkpoint_whose_network_this_version_does_not_know_is_refused(run, tmp_path):
+    tensors, meta = load(run / "checkpoints" / "best.safetensors", WEIGHTS)
+    meta["description"]["model"] = "vesuvius.networks.oracle"
+    save(tmp_path / "other.safetensors", WEIGHTS, tensors, meta)
+    with pytest.raises(ValueError, match=r"oracle'; `vesuvius` reads vesuvius\.networks\.repmode"):
+        load_model(tmp_path / "other.safetensors")
+    meta["description"]["model"] = "vesuvius.networks.repmode"
+    meta["description"]["recipe"]["network"]["type"] = "OracleConfig"
+    save(tmp_path / "typed.safetensors", WEIGHTS, tensors, meta)
+    with pytest.raises(ValueError, match=r"network: unknown type 'OracleConfig', known are"):
+        load_model(tmp_path / "typed.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["i3d", "stack-2d", "repmode-segformer"])
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(
+    name, prepared, tmp_path, monkeypatch
+):
+    recipe = cut_down(RECIPES[name]())
+    ends = []
+    for out in (tmp_path / "whole", tmp_path / "stopped"):
+        if out.name == "stopped":
+            monkeypatch.setattr("core.training._train_epoch", stopping_after_1(_train_epoch))
+            with pytest.raises(KeyboardInterrupt):
+                train(prepared, out, recipe)
+            monkeypatch.undo()
+        train(prepared, out, recipe, resume=out.name == "stopped")
+        ends.append(load(out / "checkpoints" / "last.safetensors", TRAINING_STATE)[0])
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def stopping_after_1(function):
+    """Return `function` made to raise at its second call."""
+    calls = []
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return stopped
