@@ -23,6 +23,7 @@ from vesuvius.recipes import InkRecipe
 NORMALISATION = {
     "raw": ((0, 0), (1 / 255, 1 / 255)),
     "zscore": ((96, 160), (0.01, 0.1)),
+    "percentile": ((0, 160), (1 / 255, 0.05)),
 }
 INTENSITY = {
     "raw": "offset 0, scale 1/255",

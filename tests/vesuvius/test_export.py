@@ -16,7 +16,7 @@ from core.checkpoint import WEIGHTS, load, save
 from core.deploy import specialize
 from core.export import export as export_network
 from vesuvius.cli import main
-from vesuvius.export import INTENSITY, InkTiles, export, signature_of
+from vesuvius.export import INTENSITY, NORMALISATION, InkTiles, export, signature_of
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import InkProbability, Window, load_model
 from vesuvius.networks.i3d import I3DConfig
@@ -109,7 +109,7 @@ def test_every_network_can_be_exported(config, suffix, run, tmp_path):
 
 def test_the_normalisation_is_that_of_prediction(run):
     plain = specialize(load_model(run).network, 0)
-    assert INTENSITY.keys() == set(get_args(Intensity))
+    assert INTENSITY.keys() == NORMALISATION.keys() == set(get_args(Intensity))
     tiles, offset, scale = signature_of(load_model(run).recipe).sample(2, (2, 3))
     assert tiles.dtype == torch.uint8
     expected = InkProbability(plain, Window(0, 8, float(offset), float(scale)))
@@ -123,7 +123,8 @@ def test_the_normalisation_is_that_of_prediction(run):
 
 
 @pytest.mark.parametrize(
-    ("intensity", "offset", "scale"), [("raw", 0, 1 / 255), ("zscore", 121.7, 0.08)]
+    ("intensity", "offset", "scale"),
+    [("raw", 0, 1 / 255), ("zscore", 121.7, 0.08), ("percentile", 95.0, 1 / 62)],
 )
 def test_it_is_checked_with_the_normalisation_of_its_recipe(run, intensity, offset, scale):
     """The z-score is that of a simulated fragment over a window of 8 layers."""
