@@ -62,7 +62,7 @@ def scored_held_out(run: Path, data: Path, out: Path) -> list[ScoredMap]:
             uncertainty=None,
             origin=(piece.y_start, piece.x_start),
             label=volumes[piece.fragment].ink_label[piece.slices],
-            valid=volumes[piece.fragment].papyrus_mask[piece.slices],
+            valid=volumes[piece.fragment].labelled_papyrus[piece.slices],
         )
         for piece, prob in zip(held_out, maps, strict=True)
     ]
@@ -98,8 +98,9 @@ def _map_all(
             maps.append(MapFile(path))
             continue
         volume = volumes[piece.fragment]
-        mask = volume.papyrus_mask[piece.slices]
-        window = Window.of(volume.statistics, model.recipe.window)
+        mask = volume.labelled_papyrus[piece.slices]
+        config = model.recipe.window
+        window = Window.of(volume.statistics, config, piece.fragment in config.reversed)
         plan = TilePlan(mask.shape, (tile, tile), (stride, stride))
         identity = f"{model.sha256} {piece} {window} {tile} {stride} {device}"
         journal = Journal(path.with_name(f".{path.name}.journal"), identity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,6 @@ from vesuvius.fragment import open_fragment
 from vesuvius.held_out import scored_held_out
 from vesuvius.inkmap import load_model
 from vesuvius.maps import MapFile
-from vesuvius.scores import Counts
 
 
 @pytest.fixture(autouse=True)
@@ -229,17 +227,6 @@ def test_another_size_of_label_is_refused(fragments, tmp_path):
         ValueError, match=r"prob\.tif is \(40, 30\) and the label of .*\(128, 144\)"
     ):
         evaluate((folder,), out=tmp_path / "out")
-
-
-def test_held_out_pieces_of_a_run_score_as_in_its_validation(run, prepared, tmp_path, capsys):
-    maps = scored_held_out(run, prepared, tmp_path / "maps")
-    assert [scored.name for scored in maps] == ["1", "2"]
-    together = sum((Counts(one).histogram for one in maps[1:]), Counts(maps[0]).histogram)
-    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    best = max((epoch["validation"] for epoch in epochs), key=lambda found: found["f05"])
-    assert together.best_threshold() == pytest.approx((best["threshold"], best["f05"]), abs=1e-9)
-    assert load_model(run).threshold == together.best_threshold()[0]
-    assert "validation piece of 1 (rows" in capsys.readouterr().err
 
 
 def test_a_run_is_evaluated_and_its_maps_are_kept(run, prepared, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Each recipe, cut down to seconds, trains two steps and ends in a prediction."""
+"""Each recipe, cut down to seconds, trains two steps, is scored and predicts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from core.checkpoint import TRAINING_STATE, WEIGHTS, load, save
 from core.training import _train_epoch
 from tests.vesuvius.conftest import tiny_recipe
+from tests.vesuvius.test_held_out import scored_as_validated
 from vesuvius.ensemble import EnsembleConfig, load_ensemble
 from vesuvius.inkmap import load_model
 from vesuvius.networks.i3d import I3DConfig
@@ -57,13 +58,14 @@ def cut_down(recipe: InkRecipe) -> InkRecipe:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_two_steps_and_predicts(name, prepared, fragments, tmp_path):
+def test_a_recipe_trains_two_steps_is_scored_and_predicts(name, prepared, fragments, tmp_path):
     recipe = cut_down(RECIPES[name]())
     result = train(prepared, tmp_path / "run", recipe)
     assert result.steps == 2
     _, meta = load(result.best_path, WEIGHTS)
     assert meta["description"]["model"] == model_name(recipe.network)
     assert load_model(tmp_path / "run").recipe == recipe
+    scored_as_validated(tmp_path / "run", prepared, tmp_path / "maps")
     out = tmp_path / "prediction"
     predict(tmp_path / "run", fragments["a"], out=out, tile_size=64, stride=64, device="cpu")
     prob = tifffile.imread(out / "prob.tif")
