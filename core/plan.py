@@ -53,8 +53,12 @@ def plan(
         device_type: Where the batch will be computed: "cpu" or "cuda".
 
     Raises:
-        ValueError: If a mixture routes sparsely.
+        ValueError: If the shape is none of a batch with these tasks, or a mixture routes sparsely.
     """
+    if len(shape) != 5 or shape[0] != len(tasks):
+        raise ValueError(
+            f"shape {tuple(shape)} with {len(tasks)} tasks; give (N, C, Z, Y, X) and N tasks"
+        )
     layers: list[LayerPlan] = []
     names = {
         module: name for name, module in model.network.named_modules() if isinstance(module, MoDE)

@@ -138,6 +138,11 @@ class TestPlan:
                 each.merged.kernel_bytes == 4 * shared.merged.kernel_bytes
             )  # four kernels, not one
 
+    @pytest.mark.parametrize("shape", [(2, 4, 4, 4), (3, 1, 4, 4, 4)])
+    def test_of_what_is_no_batch_is_refused(self, shape):
+        with pytest.raises(ValueError, match="N tasks"):
+            plan(RepModeUNet(2, 2, num_stages=1), shape, [0, 1])
+
     def test_of_sparse_routing_is_refused(self):
         model = RepModeUNet(2, 2, num_stages=1, mixture=Mixture(computation="sparse"))
         with pytest.raises(ValueError, match="no plan"):
