@@ -71,7 +71,7 @@ class Physics:
     crackle_layers: float = 0.5
     crackle_contrast: float = 0.15
     wear: float = 0.9
-    difficulty: float = 0.56
+    difficulty: float = 0.6
 
 
 class Phantom:
