@@ -2,7 +2,7 @@
 
 Times a training step of single mixtures, forward and backward, both ways and as one plain
 convolution of the same size, at the shapes that the levels of the paper's network have, and says
-which way `core.choice` takes. Its constants were fitted to these numbers.
+which way `core.choice` takes, whose constants were fitted to an earlier run of such layers.
 
     python benchmarks/layers.py        two minutes on two cores
 """

@@ -27,8 +27,8 @@ Computation = Literal["auto", "merged", "gated", "sparse"]
 Way = Literal["merged", "gated"]
 
 # Multiply-adds of a convolution in the time of moving one byte. For "cpu" fitted to single layers
-# on two cores (benchmarks/layers.py); for "cuda" an estimate from data sheets. They decide
-# speed only, never the result.
+# on two cores and held against them by benchmarks/layers.py; for "cuda" an estimate from data
+# sheets. They decide speed only, never the result.
 MULTIPLY_ADDS_PER_BYTE = {"cpu": 100.0, "cuda": 50.0}
 # The additions of an average are not done in blocks as a convolution's are.
 MULTIPLY_ADDS_PER_AVERAGED_VALUE = 50
