@@ -35,6 +35,12 @@ COMMANDS = {
     "evaluate": Command(
         "score ink maps, or a run's held-out pieces, against labels", "vesuvius.evaluate:evaluate"
     ),
+    "control": Command(
+        "train a run's recipe on shifted labels: is ink invented?", "vesuvius.control:control"
+    ),
+    "compare": Command(
+        "train recipes at equal budget, several seeds, one table", "vesuvius.compare:compare"
+    ),
     "export": Command(
         "write a model as an ONNX file or torch archive that runs alone", "vesuvius.export:export"
     ),
