@@ -20,6 +20,11 @@ Or step by step, with your own fragments or simulated ones:
   7. vesuvius submit predictions/a --out submission.csv        what Kaggle accepts
   8. vesuvius evaluate predictions/a --out scores/a            how good the map is, if a has a label
   9. vesuvius export runs/small --out ink.onnx                 the model without this program
+
+Is it any good?
+
+  vesuvius control runs/small --data prepared --out control    false labels: is ink invented?
+  vesuvius compare --out comparison                            every recipe on the same fragments
 """
 
 COMMANDS = {

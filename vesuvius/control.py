@@ -29,7 +29,7 @@ from vesuvius.scored import ScoredMap, run_description
 from vesuvius.survey import draw_offsets
 from vesuvius.train import open_volumes, train
 
-NUM_SHIFTS = 39  # a score outside the range of all of them has a probability of 1 in 20
+NUM_SHIFTS = 39  # by luck alone 1 label in 20 scores outside the range of so many
 RECORD = "control.json"
 PREPARED = "prepared"
 
