@@ -65,6 +65,7 @@ def compare(
     test: tuple[Path, ...] = (),
     ink_label: Path | None = None,
     papyrus_mask: Path | None = None,
+    difficulty: float = 0.45,
     recipes: tuple[str, ...] = COMPARED,
     seeds: int = 3,
     control: str | None = "repmode-segformer",
@@ -86,6 +87,8 @@ def compare(
         test: Labelled fragments to be scored on; not among those trained on.
         ink_label: inklabels.png of Kaggle's fragment 1, whose shapes the simulated ink then has.
         papyrus_mask: mask.png of the same fragment.
+        difficulty: Of the simulated ink, as in `vesuvius simulate`; easier than the default there,
+            so that short runs learn something.
         recipes: Which to compare.
         seeds: Runs of each recipe, with the seeds 0, 1, 2 and so on.
         control: Recipe that is also trained on labels shifted to where no ink is, and must then
@@ -98,7 +101,7 @@ def compare(
         ValueError: If options do not fit each other, or `out` holds another comparison.
     """
     _check(recipes, seeds, control, jobs)
-    contest = gather_contest(out, data, test, ink_label, papyrus_mask, budget)
+    contest = gather_contest(out, data, test, ink_label, papyrus_mask, difficulty, budget)
     controls = [] if control is None else [control]
     entries = [
         Entry(recipe, seed, is_control)

@@ -23,7 +23,7 @@ from vesuvius.control import shift_labels
 from vesuvius.evaluate import averages, score
 from vesuvius.fragment import fingerprint, open_fragment, read_binary_png
 from vesuvius.inkmap import INK_TASK, load_model
-from vesuvius.miniature import Budget, miniature
+from vesuvius.miniature import STRIDE, Budget, miniature
 from vesuvius.predict import predict
 from vesuvius.prepare import prepare
 from vesuvius.recipes import RECIPES
@@ -31,7 +31,6 @@ from vesuvius.scored import ScoredMap, Truths, scored_predictions
 from vesuvius.simulate import simulate
 from vesuvius.train import open_volumes, train
 
-STRIDE = 96
 RECORD = "comparison.json"
 FRAGMENT_1 = (8181, 6330)  # px, Kaggle's fragment 1
 # rows and columns of it: first, first, number, number; two lines of text to train on, and the
@@ -138,6 +137,7 @@ def gather_contest(
     test: tuple[Path, ...],
     ink_label: Path | None,
     papyrus_mask: Path | None,
+    difficulty: float,
     budget: Budget,
 ) -> Contest:
     """Return the contest of a folder, its fragments simulated unless given.
@@ -150,7 +150,7 @@ def gather_contest(
     if (data is None) != (not test):
         raise ValueError("--data and --test go together: volumes to train on, fragments to score")
     if data is None:
-        data, test = _simulate_all(out, ink_label, papyrus_mask)
+        data, test = _simulate_all(out, ink_label, papyrus_mask, difficulty)
     elif ink_label or papyrus_mask:
         raise ValueError("--ink-label and --papyrus-mask are for simulated fragments; leave --data")
     fragments = {fragment.name: fragment for fragment in map(open_fragment, test)}
@@ -175,7 +175,7 @@ def gather_contest(
 
 
 def _simulate_all(
-    out: Path, ink_label: Path | None, papyrus_mask: Path | None
+    out: Path, ink_label: Path | None, papyrus_mask: Path | None, difficulty: float
 ) -> tuple[Path, tuple[Path, ...]]:
     """Simulate the fragments; return the prepared volumes and the fragments to be scored on."""
     if (ink_label is None) != (papyrus_mask is None):
@@ -203,6 +203,7 @@ def _simulate_all(
             seed=seed,
             ink_label=cut.get("--ink-label"),
             papyrus_mask=cut.get("--papyrus-mask"),
+            difficulty=difficulty,
         )
     prepare(tuple(folders[name] for name in TRAINING_PIECES), out=out / "prepared")
     return out / "prepared", tuple(folders[name] for name in TEST_PIECES)

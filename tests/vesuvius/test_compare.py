@@ -29,7 +29,7 @@ def contest(prepared, fragments, tmp_path, monkeypatch) -> Contest:
             tiny_recipe(), training=replace(tiny_recipe().training, seed=seed)
         ),
     )
-    return gather_contest(tmp_path / "out", prepared, (fragments["a"],), None, None, BUDGET)
+    return gather_contest(tmp_path / "out", prepared, (fragments["a"],), None, None, 0.5, BUDGET)
 
 
 def test_a_run_is_scored_where_it_never_trained_and_tells_what_it_took(contest):
@@ -63,7 +63,7 @@ def test_baselines_are_fitted_where_was_trained_and_scored_where_was_not(contest
 
 
 def test_another_budget_or_fragment_needs_another_folder(contest, prepared, fragments):
-    arguments = (prepared, (fragments["a"],), None, None)
+    arguments = (prepared, (fragments["a"],), None, None, 0.5)
     gather_contest(contest.out, *arguments, BUDGET)
     with pytest.raises(ValueError, match=r"another budget; choose another --out"):
         gather_contest(contest.out, *arguments, replace(BUDGET, epochs=2))
