@@ -71,7 +71,7 @@ class ScoredMap:
         uncertainty: That of its uncertainties, or None.
         origin: Row and column of the fragment at which the files begin.
         label: bool (Y, X) of what is scored.
-        valid: Papyrus mask, bool (Y, X) of what is scored.
+        valid: Labelled papyrus, bool (Y, X) of what is scored.
     """
 
     name: str
@@ -198,6 +198,9 @@ def scored_predictions(
             "give the fragment that was predicted"
         )
     spread_path = folder / "uncertainty.tif"
+    valid = fragment.papyrus_mask
+    if fragment.labelled_area is not None:
+        valid = valid & fragment.labelled_area
     pieces = [None] if held_out is None else _pieces(folder, held_out, provenance)
     return [
         ScoredMap(
@@ -211,7 +214,7 @@ def scored_predictions(
             uncertainty=MapFile(spread_path) if spread_path.exists() else None,
             origin=(0, 0),
             label=fragment.ink_label[piece.slices if piece else ...],
-            valid=fragment.papyrus_mask[piece.slices if piece else ...],
+            valid=valid[piece.slices if piece else ...],
         )
         for piece in pieces
     ]
