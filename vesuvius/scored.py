@@ -15,10 +15,12 @@ from core.provenance import file_hash
 from vesuvius.folds import Piece
 from vesuvius.fragment import Fragment, open_fragment
 from vesuvius.maps import MapFile
+from vesuvius.tasks import check_is_ink
 
 Advance = Callable[[int], object]
 
 BAND_ROWS = 256
+OWN_TASK = "that of the fragment"
 NOT_OF_THE_MODEL = {"input_fingerprint", "batch_size", "device"}
 
 
@@ -247,6 +249,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
             f"{folder / 'provenance.json'} lacks {', '.join(sorted(missing))}; predict writes it, "
             "run it again"
         )
+    check_is_ink(folder, provenance)
     return provenance
 
 
@@ -255,6 +258,8 @@ def _way(provenance: dict[str, Any]) -> Way:
     settings = provenance["settings"]
     number = provenance.get("num_predictions", 1)
     of_model = {key: value for key, value in settings.items() if key not in NOT_OF_THE_MODEL}
+    if provenance.get("is_own_task"):  # each fragment by its own, of one model: one way
+        of_model["task"] = OWN_TASK
     mean = f"mean of {number} predictions" if number > 1 else "one prediction"
     model = settings.get("checkpoint_sha256", "unknown")[:6]
     return Way(json.dumps([number, of_model], sort_keys=True), f"model {model}, {mean}", number)
