@@ -59,8 +59,7 @@ def predict(
         mask: Papyrus mask (PNG) to use instead of the fragment's own.
         z_start: First layer of the window; by default as in training, or centred on the sheet.
         reverse_layers: Read the layers from the last to the first; z_start counts from there.
-        task: Name of the task to predict, "unknown" for the mean gate of those for ink; by default
-            the only one for ink, or that of this fragment.
+        task: Name of the task, "unknown" for the mean gate; by default that of the fragment's ink.
         tile_size: Rows and columns of a tile.
         stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
         batch_size: Tiles predicted at once.
