@@ -15,13 +15,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from core.files import read_json, write_json
 from core.provenance import collect
 from core.terminal import note, progress
 from vesuvius.comparison import RESULTS, text_table, write_comparison
-from vesuvius.contest import Contest, gather_contest
+from vesuvius.contest import Contest, Fragments, gather_contest
 from vesuvius.miniature import Budget
 from vesuvius.recipes import RECIPES
 
@@ -61,11 +63,7 @@ class Entry:
 def compare(
     *,
     out: Path,
-    data: Path | None = None,
-    test: tuple[Path, ...] = (),
-    ink_label: Path | None = None,
-    papyrus_mask: Path | None = None,
-    difficulty: float = 0.45,
+    fragments: Annotated[Fragments, tyro.conf.arg(name="")] = Fragments(),  # noqa: B008 - frozen
     recipes: tuple[str, ...] = COMPARED,
     seeds: int = 3,
     control: str | None = "repmode-segformer",
@@ -83,12 +81,7 @@ def compare(
 
     Args:
         out: Folder to write.
-        data: Folder of prepared volumes to train on, instead of simulated ones.
-        test: Labelled fragments to be scored on; not among those trained on.
-        ink_label: inklabels.png of Kaggle's fragment 1, whose shapes the simulated ink then has.
-        papyrus_mask: mask.png of the same fragment.
-        difficulty: Of the simulated ink, as in `vesuvius simulate`; easier than the default there,
-            so that short runs learn something.
+        fragments: On which fragments.
         recipes: Which to compare.
         seeds: Runs of each recipe, with the seeds 0, 1, 2 and so on.
         control: Recipe that is also trained on labels shifted to where no ink is, and must then
@@ -101,7 +94,7 @@ def compare(
         ValueError: If options do not fit each other, or `out` holds another comparison.
     """
     _check(recipes, seeds, control, jobs)
-    contest = gather_contest(out, data, test, ink_label, papyrus_mask, difficulty, budget)
+    contest = gather_contest(out, fragments, budget)
     controls = [] if control is None else [control]
     entries = [
         Entry(recipe, seed, is_control)

@@ -22,13 +22,14 @@ from vesuvius.baseline import fit_baseline
 from vesuvius.control import shift_labels
 from vesuvius.evaluate import averages, score
 from vesuvius.fragment import fingerprint, open_fragment, read_binary_png
-from vesuvius.inkmap import INK_TASK, load_model
+from vesuvius.inkmap import load_model
 from vesuvius.miniature import STRIDE, Budget, miniature
 from vesuvius.predict import predict
 from vesuvius.prepare import prepare
 from vesuvius.recipes import RECIPES
 from vesuvius.scored import ScoredMap, Truths, scored_predictions
 from vesuvius.simulate import simulate
+from vesuvius.tasks import INK
 from vesuvius.train import open_volumes, train
 
 RECORD = "comparison.json"
@@ -37,6 +38,36 @@ FRAGMENT_1 = (8181, 6330)  # px, Kaggle's fragment 1
 # rectangle that the project this one grows from held out
 TRAINING_PIECES = {"1": (1500, 1200, 1024, 1536), "2": (4650, 700, 1024, 1536)}
 TEST_PIECES = {"strip": (3500, 1000, 960, 2560)}
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Which fragments a comparison is on; they are simulated unless given.
+
+    Args:
+        data: Folder of prepared volumes to train on, instead of simulated ones.
+        test: Labelled fragments to be scored on; not among those trained on.
+        ink_label: inklabels.png of Kaggle's fragment 1, whose shapes the simulated ink then has.
+        papyrus_mask: mask.png of the same fragment.
+        difficulty: Of the simulated ink, as in `vesuvius simulate`; easier than the default there,
+            so that short runs learn something.
+    """
+
+    data: Path | None = None
+    test: tuple[Path, ...] = ()
+    ink_label: Path | None = None
+    papyrus_mask: Path | None = None
+    difficulty: float = 0.45
+
+    def __post_init__(self) -> None:
+        if (self.data is None) != (not self.test):
+            raise ValueError(
+                "--data and --test go together: volumes to train on, fragments to score"
+            )
+        if (self.ink_label is None) != (self.papyrus_mask is None):
+            raise ValueError("--ink-label and --papyrus-mask go together; give both or neither")
+        if self.data and self.ink_label:
+            raise ValueError("--ink-label is for simulated fragments; leave it out, or --data")
 
 
 @dataclass(frozen=True)
@@ -85,7 +116,7 @@ class Contest:
         model = load_model(run)
         evaluated = score(maps, fixed=model.threshold)
         epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        plain = specialize(model.network, INK_TASK)
+        plain = specialize(model.network, model.tasks.gates(INK))
         return {
             "parameters": sum(p.numel() for p in model.network.parameters()),
             "plain_parameters": sum(p.numel() for p in plain.parameters()),
@@ -131,31 +162,18 @@ def peak_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def gather_contest(
-    out: Path,
-    data: Path | None,
-    test: tuple[Path, ...],
-    ink_label: Path | None,
-    papyrus_mask: Path | None,
-    difficulty: float,
-    budget: Budget,
-) -> Contest:
+def gather_contest(out: Path, fragments: Fragments, budget: Budget) -> Contest:
     """Return the contest of a folder, its fragments simulated unless given.
 
-    The arguments are those of `vesuvius compare`.
-
     Raises:
-        ValueError: If they do not fit each other, or the folder holds another comparison.
+        ValueError: If a fragment cannot be used, or the folder holds another comparison.
     """
-    if (data is None) != (not test):
-        raise ValueError("--data and --test go together: volumes to train on, fragments to score")
+    data, test = fragments.data, fragments.test
     if data is None:
-        data, test = _simulate_all(out, ink_label, papyrus_mask, difficulty)
-    elif ink_label or papyrus_mask:
-        raise ValueError("--ink-label and --papyrus-mask are for simulated fragments; leave --data")
-    fragments = {fragment.name: fragment for fragment in map(open_fragment, test)}
+        data, test = _simulate_all(out, fragments)
+    unseen = {fragment.name: fragment for fragment in map(open_fragment, test)}
     volumes = open_volumes(data)
-    for name, fragment in fragments.items():
+    for name, fragment in unseen.items():
         if fragment.ink_label is None:
             raise ValueError(f"{fragment.path} has no ink label and cannot be scored; leave it out")
         if name in volumes:
@@ -163,7 +181,7 @@ def gather_contest(
     identity = {
         "budget": asdict(budget),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
-        "test": {name: fingerprint(fragment) for name, fragment in fragments.items()},
+        "test": {name: fingerprint(fragment) for name, fragment in unseen.items()},
     }
     path = out / RECORD
     if path.exists() and read_json(path) != identity:
@@ -171,16 +189,12 @@ def gather_contest(
             f"{out} compares on other fragments or with another budget; choose another --out"
         )
     write_json(path, identity)
-    return Contest(out, data, {name: found.path for name, found in fragments.items()}, budget)
+    return Contest(out, data, {name: found.path for name, found in unseen.items()}, budget)
 
 
-def _simulate_all(
-    out: Path, ink_label: Path | None, papyrus_mask: Path | None, difficulty: float
-) -> tuple[Path, tuple[Path, ...]]:
+def _simulate_all(out: Path, fragments: Fragments) -> tuple[Path, tuple[Path, ...]]:
     """Simulate the fragments; return the prepared volumes and the fragments to be scored on."""
-    if (ink_label is None) != (papyrus_mask is None):
-        raise ValueError("--ink-label and --papyrus-mask go together; give both or neither")
-    images = {"--ink-label": ink_label, "--papyrus-mask": papyrus_mask}
+    images = {"--ink-label": fragments.ink_label, "--papyrus-mask": fragments.papyrus_mask}
     maps = {option: read_binary_png(path) for option, path in images.items() if path}
     for option, image in maps.items():
         if image.shape != FRAGMENT_1:
@@ -203,7 +217,7 @@ def _simulate_all(
             seed=seed,
             ink_label=cut.get("--ink-label"),
             papyrus_mask=cut.get("--papyrus-mask"),
-            difficulty=difficulty,
+            difficulty=fragments.difficulty,
         )
     prepare(tuple(folders[name] for name in TRAINING_PIECES), out=out / "prepared")
     return out / "prepared", tuple(folders[name] for name in TEST_PIECES)

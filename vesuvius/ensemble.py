@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from core.deploy import specialize
-from core.mode import MoDE
+from core.mode import has_mixtures
 from core.stochastic import draw_sample
 from core.uncertainty import Member, View, plane_views
 from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
@@ -114,7 +114,7 @@ class Ensemble:
                 f"multiple of {padded}"
             )
 
-    def members(self, start: int, stop: int, task: int, window: Window) -> list[Member]:
+    def members(self, start: int, stop: int, task: str, window: Window) -> list[Member]:
         """Return the members start..stop for a task: uint8 tiles (N, Z, Y, X) to (N, 1, Y, X).
 
         Raises:
@@ -129,18 +129,19 @@ class Ensemble:
             members.append(Member(networks[number], self.views[view]))
         return members
 
-    def _network(self, number: int, task: int) -> nn.Module:
+    def _network(self, number: int, task: str) -> nn.Module:
         """Return the plain network of a task: for 2 models, numbers 0 1 2 3 ask models 0 1 0 1.
 
         With noise each number is a sample of its own.
         """
-        network = self.models[number % len(self.models)].network
+        model = self.models[number % len(self.models)]
+        network = model.network
         noise = self.noise()
         if noise:
             network = draw_sample(
                 network, noise["seed"], number, noise["mc_dropout"], noise["gate_noise"]
             )
-        return specialize(network, task)
+        return specialize(network, model.tasks.gates(task))
 
     def noise(self) -> dict[str, Any]:
         """Return what the samples are drawn with, with all defaults filled in; {} for none."""
@@ -184,7 +185,7 @@ def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
     models = tuple(map(load_model, paths))
     if config.mc_samples > 1:
         for path, model in zip(paths, models, strict=True):
-            if not any(isinstance(module, MoDE) for module in model.network.modules()):
+            if not has_mixtures(model.network):
                 raise ValueError(
                     f"mc_samples {config.mc_samples} would all be alike: {path} has no mixtures of "
                     "experts, before which dropout and in whose gates noise would act; leave it at "

@@ -204,6 +204,15 @@ def hold_out_fragment(masks: Mapping[str, NDArray[np.bool_]], held_out: str) -> 
     ]
 
 
+def train_whole(name: str, mask_YX: NDArray[np.bool_]) -> Piece:
+    """Return the training piece that is a fragment whole, the bounding box of its papyrus.
+
+    Raises:
+        ValueError: The mask is black.
+    """
+    return Piece(name, *_bounding_box(name, mask_YX), "train")
+
+
 def check_disjoint(pieces: Iterable[Piece], gap: int) -> None:
     """Refuse pieces that would let training see what validation is scored on.
 

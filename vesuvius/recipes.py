@@ -16,6 +16,7 @@ from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.networks.stack_2d import Stack2DConfig
 from vesuvius.sampling import SamplingConfig
 from vesuvius.statistics import Intensity
+from vesuvius.tasks import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class InkRecipe:
     validation: ValidationConfig
     training: TrainingConfig
     labels: LabelConfig = field(default_factory=LabelConfig)
+    tasks: TaskConfig = field(default_factory=TaskConfig)
 
 
 def buckets() -> InkRecipe:

@@ -158,7 +158,7 @@ def sample_points(
     Raises:
         ValueError: The piece is smaller than a patch.
     """
-    _check_fits(piece, config.patch_size)
+    check_fits(piece, config.patch_size)
     label_YX = np.ascontiguousarray(label_YX[piece.slices]).view(np.uint8)
     mask_YX, patch_size = mask_YX[piece.slices], config.patch_size
     corners = [
@@ -226,7 +226,12 @@ def points_csv(points: Mapping[str, NDArray[np.int32]]) -> str:
     return text.getvalue()
 
 
-def _check_fits(piece: Piece, patch_size: int) -> None:
+def check_fits(piece: Piece, patch_size: int) -> None:
+    """Refuse a piece that is smaller than a patch.
+
+    Raises:
+        ValueError: Naming both sizes.
+    """
     height, width = piece.y_stop - piece.y_start, piece.x_stop - piece.x_start
     if min(height, width) < patch_size:
         raise ValueError(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from core.files import atomic_path, read_json
 from core.terminal import note
 from vesuvius import rle
+from vesuvius.tasks import check_is_ink
 
 HEADER = ["Id", "Predicted"]
 EMPTY_ROW = "1 1"  # an empty cell reads back as NaN, which some graders reject
@@ -216,6 +217,7 @@ def _read_provenance(folder: Path) -> tuple[str, float | None, int]:
     provenance = read_json(path)
     if not isinstance(provenance, dict) or not {"name", "threshold"} <= provenance.keys():
         raise ValueError(f"{path} lacks name and threshold; predict writes both, run it again")
+    check_is_ink(folder, provenance)
     return provenance["name"], provenance["threshold"], provenance.get("num_predictions", 1)
 
 

@@ -255,7 +255,7 @@ def test_resume_with_a_changed_config(fails, prepared, run):
 
 def test_task_out_of_range_and_checkpoint_of_another_model(fails, run, fragments, tmp_path):
     out = ["--out", tmp_path / "out"]
-    fails("predict", run, fragments["a"], *out, "--task", "7", says="tasks 0..0")
+    fails("predict", run, fragments["a"], *out, "--task", "7", says="no task '7'; it has ink")
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"something else")
     fails("predict", other, fragments["a"], *out, says="damaged or no checkpoint")

@@ -12,7 +12,7 @@ from tests.vesuvius.conftest import tiny_recipe
 from vesuvius.cli import main
 from vesuvius.compare import Entry, compare
 from vesuvius.comparison import markdown_table, summarize, text_table
-from vesuvius.contest import Contest, gather_contest
+from vesuvius.contest import Contest, Fragments, gather_contest
 from vesuvius.miniature import Budget
 from vesuvius.prepare import prepare
 from vesuvius.simulate import simulate
@@ -29,7 +29,7 @@ def contest(prepared, fragments, tmp_path, monkeypatch) -> Contest:
             tiny_recipe(), training=replace(tiny_recipe().training, seed=seed)
         ),
     )
-    return gather_contest(tmp_path / "out", prepared, (fragments["a"],), None, None, 0.5, BUDGET)
+    return gather_contest(tmp_path / "out", Fragments(prepared, (fragments["a"],)), BUDGET)
 
 
 def test_a_run_is_scored_where_it_never_trained_and_tells_what_it_took(contest):
@@ -63,10 +63,10 @@ def test_baselines_are_fitted_where_was_trained_and_scored_where_was_not(contest
 
 
 def test_another_budget_or_fragment_needs_another_folder(contest, prepared, fragments):
-    arguments = (prepared, (fragments["a"],), None, None, 0.5)
-    gather_contest(contest.out, *arguments, BUDGET)
+    same = Fragments(prepared, (fragments["a"],))
+    gather_contest(contest.out, same, BUDGET)
     with pytest.raises(ValueError, match=r"another budget; choose another --out"):
-        gather_contest(contest.out, *arguments, replace(BUDGET, epochs=2))
+        gather_contest(contest.out, same, replace(BUDGET, epochs=2))
 
 
 def run_record(recipe: str, seed: int, f05: float, is_control: bool = False) -> dict:
@@ -114,14 +114,14 @@ def test_bad_options_are_refused_before_anything_is_written(options, message, tm
 def test_fragments_that_do_not_fit_are_refused(prepared, fragments, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"--data and --test go together"):
-        compare(out=out, data=prepared)
+        Fragments(data=prepared)
     with pytest.raises(ValueError, match=r"1 is both trained on and scored"):
-        compare(out=out, data=prepared, test=(fragments["1"],))
+        compare(out=out, fragments=Fragments(prepared, (fragments["1"],)))
     label = fragments["1"] / "inklabels.png"
     with pytest.raises(ValueError, match=r"go together; give both or neither"):
-        compare(out=out, ink_label=label)
+        Fragments(ink_label=label)
     with pytest.raises(ValueError, match=r"--ink-label is 128 x 144 px, Kaggle's fragment 1 is"):
-        compare(out=out, ink_label=label, papyrus_mask=label)
+        compare(out=out, fragments=Fragments(ink_label=label, papyrus_mask=label))
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def listed(run: Path, path: Path, config: EnsembleConfig) -> np.ndarray:
         stream(
             TilePlan(mask.shape, (40, 40), (24, 24)),
             window_reader(fragment.volume, window),
-            predictor(ensemble.members(number, number + 1, 0, window), "cpu"),
+            predictor(ensemble.members(number, number + 1, "ink", window), "cpu"),
             lambda start, stop, values, prob=prob: prob.__setitem__(slice(start, stop), values[0]),
             batch_size=4,
             mask=mask,
