@@ -33,16 +33,17 @@ COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and It
 
 @dataclass(frozen=True, eq=False)
 class Averaged:
-    """The map of one way to predict the fragment, whole and as the pieces that were scored."""
+    """The map of one way to predict the fragment.
 
+    Attributes:
+        title: How many predictions it is the mean of, in words.
+        whole: All of it.
+        pieces: What was scored of it.
+    """
+
+    title: str
     whole: ScoredMap
     pieces: list[Evaluated]
-
-    @property
-    def title(self) -> str:
-        """How many predictions it is the mean of, in words."""
-        number = self.whole.way.num_predictions
-        return "one prediction" if number == 1 else f"mean of {number}"
 
     def before(self) -> Reliability:
         """Return probabilities against truth, all pieces together."""
@@ -122,10 +123,12 @@ def samples(
     shown = [scored for scored in maps if scored.title == maps[0].title]
     is_alone = len(shown) == len(maps)
     evaluated = score([half for scored in maps for half in halves(scored)] if is_alone else maps)
-    names = {scored.way.key: scored for scored in shown}
+    first = {scored.way.key: scored for scored in shown}.values()
     ways = [
-        Averaged(scored, [one for one in evaluated if _is_part(one.scored, scored)])
-        for scored in sorted(names.values(), key=lambda scored: scored.way.num_predictions)
+        Averaged(
+            _title(scored, shown), scored, [e for e in evaluated if _is_part(e.scored, scored)]
+        )
+        for scored in sorted(first, key=lambda scored: scored.way.num_predictions)
     ]
     from_where = "the other half of the fragment" if is_alone else "predictions of other fragments"
     write_figure(out, KIND, _draw(ways, from_where), {
@@ -159,6 +162,14 @@ def _part(scored: ScoredMap, piece: Piece) -> ScoredMap:
     )
     label, valid = scored.label[piece.slices], scored.valid[piece.slices]
     return replace(scored, piece=placed, label=label, valid=valid)
+
+
+def _title(scored: ScoredMap, shown: Sequence[ScoredMap]) -> str:
+    """Return how many predictions a map is of, and its folder if another is of as many."""
+    number = scored.way.num_predictions
+    title = "one prediction" if number == 1 else f"mean of {number}"
+    is_alone = sum(other.way.num_predictions == number for other in shown) == 1
+    return title if is_alone else f"{title} ({scored.source.name})"
 
 
 def _is_part(scored: ScoredMap, whole: ScoredMap) -> bool:
@@ -263,6 +274,6 @@ def _draw_risk(axes: Axes, ways: Sequence[Averaged]) -> None:
     axes.axhline(worst, color="gray", ls=":", label="leaving pixels out at random")
     axes.set_title("Does uncertainty find the wrong pixels?", fontsize=11)
     axes.set(xlabel="share of pixels kept, the surest first", ylabel="share of wrong pixels")
-    axes.set(xlim=(0, 1), ylim=(0, None))
+    axes.set(xlim=(0, 1), ylim=(0, 2.2 * worst or 1))  # the first few pixels may lie above
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, title="finds errors: 1 always, 0.5 chance", title_fontsize=8)

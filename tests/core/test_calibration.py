@@ -102,17 +102,6 @@ def test_temperature_has_the_least_loss_over_all_pixels():
     assert found == pytest.approx(tried[int(np.argmin(losses))], rel=0.004)
 
 
-def test_histograms_of_logits_add_up():
-    prob, label = pixels()
-    whole = in_pieces(LogitHistogram(), prob, label)
-    parts = [in_pieces(LogitHistogram(), prob[i::2], label[i::2]) for i in (0, 1)]
-    summed = parts[0] + parts[1]
-    np.testing.assert_array_equal(summed.counts, whole.counts)
-    assert summed.temperature() == pytest.approx(whole.temperature(), rel=1e-9)
-    assert parts[0].temperature() != parts[1].temperature()
-
-
-@pytest.mark.parametrize("kind", [False, True])
 def test_calibration_and_risk_of_two_parts_add_up():
     rng = np.random.default_rng(3)
     prob, label = rng.random(400, dtype=np.float32), rng.random(400) < 0.4
@@ -130,6 +119,17 @@ def test_calibration_and_risk_of_two_parts_add_up():
     np.testing.assert_array_equal((risks[0] + risks[1]).curve(), risks[2].curve())
 
 
+def test_histograms_of_logits_add_up():
+    prob, label = pixels()
+    whole = in_pieces(LogitHistogram(), prob, label)
+    parts = [in_pieces(LogitHistogram(), prob[i::2], label[i::2]) for i in (0, 1)]
+    summed = parts[0] + parts[1]
+    np.testing.assert_array_equal(summed.counts, whole.counts)
+    assert summed.temperature() == pytest.approx(whole.temperature(), rel=1e-9)
+    assert parts[0].temperature() != parts[1].temperature()
+
+
+@pytest.mark.parametrize("kind", [False, True])
 def test_temperature_needs_both_kinds_of_pixels(kind):
     prob, _ = pixels(size=100)
     one_kind = in_pieces(LogitHistogram(), prob, np.full(100, kind))
