@@ -119,7 +119,7 @@ SEED_AUGMENTATION = AugmentConfig(
     rotate90=0.5,
     brightness_contrast=0.15,
     shift_scale_rotate=0.55,
-    noise_or_blur=0.4,
+    noise_or_blur=0.5,
     grid_distortion=0.5,
     coarse_dropout=0.5,
 )

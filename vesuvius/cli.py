@@ -21,6 +21,11 @@ Or step by step, with your own fragments or simulated ones:
   8. vesuvius evaluate predictions/a --out scores/a            how good the map is, if a has a label
   9. vesuvius export runs/small --out ink.onnx                 the model without this program
  10. vesuvius figure experts runs/small --out experts.png      which of its experts the model uses
+
+Is it any good?
+
+  vesuvius control runs/small --data prepared --out control    false labels: is ink invented?
+  vesuvius compare --out comparison                            every recipe on the same fragments
 """
 
 COMMANDS = {
@@ -38,6 +43,12 @@ COMMANDS = {
     ),
     "figure": Command(
         "draw what a model does: its experts, its decoders, its samples", "vesuvius.figure:FIGURES"
+    ),
+    "control": Command(
+        "train a run's recipe on shifted labels: is ink invented?", "vesuvius.control:control"
+    ),
+    "compare": Command(
+        "train recipes at equal budget, several seeds, one table", "vesuvius.compare:compare"
     ),
     "export": Command(
         "write a model as an ONNX file or torch archive that runs alone", "vesuvius.export:export"

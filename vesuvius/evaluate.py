@@ -64,7 +64,7 @@ def evaluate(
         ValueError: If sources and labels do not fit each other, a choice is out of range, or `out`
             holds other files.
     """
-    _check_replaceable(out)
+    check_replaceable(out)
     cleaning = Cleaning(hysteresis, min_component)
     if threshold is not None:
         check_number(rule, threshold)
@@ -281,7 +281,7 @@ def _check_distinct(maps: Sequence[ScoredMap]) -> None:
             )
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
     """Raise ValueError if `out` holds anything but an evaluation, which alone may be replaced."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose a folder as --out")

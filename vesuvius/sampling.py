@@ -64,11 +64,11 @@ class SamplingConfig:
         for name in ("patch_size", "num_buckets", "grid_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it is at least 1")
-        for name in _COUNTS:
+        for name in COUNTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it is at least 0")
-        if not any(getattr(self, name) for name in _COUNTS):
-            raise ValueError(f"sampling draws nothing; set one of {', '.join(_COUNTS)} above 0")
+        if not any(getattr(self, name) for name in COUNTS):
+            raise ValueError(f"sampling draws nothing; set one of {', '.join(COUNTS)} above 0")
         if self.translation[0] > self.translation[1]:
             raise ValueError(f"sampling.translation {self.translation} is not (least, greatest)")
         if self.balance not in get_args(Balance):
@@ -77,7 +77,7 @@ class SamplingConfig:
             )
 
 
-_COUNTS = ("bucket_cap", "num_void", "num_edges", "num_raw", "num_grid")
+COUNTS = ("bucket_cap", "num_void", "num_edges", "num_raw", "num_grid")
 
 
 def sample_fragments(
