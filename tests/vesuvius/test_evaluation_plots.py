@@ -46,7 +46,7 @@ def curve_of(folder) -> tuple[np.ndarray, str]:
 def test_a_flat_map_is_called_flat_and_its_curve_is_that_of_chance(fragments, tmp_path, capsys):
     folder = write_prediction(tmp_path / "1", fragments["1"])
     assert len(curve_of(folder)[0]) > 50
-    assert "flat" not in capsys.readouterr().err
+    assert "map is flat" not in capsys.readouterr().err
     opened = open_fragment(fragments["1"])
     flat = np.where(opened.papyrus_mask, np.float32(0.3), np.float32(0))
     MapFile(folder / "prob.tif").write(0, len(flat), flat[None])

@@ -205,4 +205,4 @@ def test_a_flat_map_is_called_flat(tmp_path, capsys):
     assert "a: the map is flat" in capsys.readouterr().err
     flat[599] = 0.71
     submit((write_prediction(tmp_path / "q", flat, "a"),), out=tmp_path / "s.csv")
-    assert "flat" not in capsys.readouterr().err
+    assert "map is flat" not in capsys.readouterr().err
