@@ -18,7 +18,7 @@ from vesuvius.evaluation_report import OUTPUTS, text_table, write_evaluation
 from vesuvius.held_out import scored_held_out
 from vesuvius.scored import ScoredMap, Truths, Way, scored_predictions
 from vesuvius.scores import Cleaning, Counts, Decisions
-from vesuvius.threshold import Rule, check_number, choose, threshold_of
+from vesuvius.threshold import FLAT, Rule, check_number, choose, threshold_of
 
 RULES: tuple[Rule, ...] = ("value", "percentile")
 
@@ -158,6 +158,9 @@ def score(
     rows = 2 * sum(len(scored.label) for scored in maps)
     with progress("scoring", rows, "rows") as advance:
         counts = [Counts(scored, advance) for scored in maps]
+        for scored, count in zip(maps, counts, strict=True):
+            if count.is_flat:
+                note(f"{scored.source}: {FLAT}")
         evaluated = []
         for index, scored in enumerate(maps):
             others = [

@@ -106,6 +106,7 @@ class _Job:
         else:
             self.map_all(folder)
         folder.clear()
+        note(f"map in {folder.path / 'prob.tif'}, picture in {folder.path / 'preview.png'}")
 
     def map_one(self, folder: PredictionFolder) -> None:
         """Write the map of the only member, or the rest of one that was stopped."""

@@ -30,6 +30,7 @@ from vesuvius.folds import (
     hold_out_fragment,
     hold_out_stripe,
     hold_out_stripes,
+    note_shares,
     train_whole,
 )
 from vesuvius.ink_loss import InkLoss
@@ -77,7 +78,9 @@ class Train:
 
     def __call__(self) -> FitResult:
         """Run the training."""
-        return train(self.data, self.out, self.recipe, self.resume)
+        result = train(self.data, self.out, self.recipe, self.resume)
+        note(f"best F0.5 {result.best_score:.3f}, of epoch {result.best_epoch}: {result.best_path}")
+        return result
 
 
 TrainCommand = tyro.extras.subcommand_type_from_defaults(
@@ -109,6 +112,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     recipe.tasks.check_fragments(list(volumes))
     pieces = choose_pieces(volumes, recipe.validation, recipe.tasks)
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
+    note_shares({name: volume.papyrus_mask for name, volume in volumes.items()}, pieces)
     windows = choose_windows(volumes, recipe.window)
     seed = recipe.training.seed
     points = sample_targets(volumes, pieces, recipe.sampling, recipe.tasks, seed)

@@ -18,6 +18,7 @@ from vesuvius.fragment import open_fragment
 from vesuvius.held_out import scored_held_out
 from vesuvius.inkmap import load_model
 from vesuvius.maps import MapFile
+from vesuvius.pictures import CAPTION_ROWS
 from vesuvius.scored import Truths, scored_predictions
 
 
@@ -349,7 +350,8 @@ def test_pictures_show_the_label_above_the_map(fragments, tmp_path):
     strip = cv2.imread(str(tmp_path / "out" / "pictures" / "0-strip.png"), cv2.IMREAD_UNCHANGED)
     opened = open_fragment(fragments["1"])
     height = len(opened.ink_label)
-    np.testing.assert_array_equal(strip[:height] > 0, opened.ink_label & opened.papyrus_mask)
+    label = strip[CAPTION_ROWS : CAPTION_ROWS + height]
+    np.testing.assert_array_equal(label > 0, opened.ink_label & opened.papyrus_mask)
     prob = MapFile(folder / "prob.tif").read(0, height)[0]
     np.testing.assert_array_equal(strip[-height:], np.round(prob * 255))
 
@@ -365,7 +367,7 @@ def test_a_high_piece_is_shown_beside_its_label(run, prepared, tmp_path):
     )
     assert height > width
     strip = cv2.imread(str(tmp_path / "out" / "pictures" / "0-strip.png"), cv2.IMREAD_UNCHANGED)
-    assert strip.shape == (height, 2 * width + 8)
+    assert strip.shape == (height + CAPTION_ROWS, 2 * width + 8)
 
 
 def test_only_labelled_papyrus_of_a_prediction_is_scored(fragments, tmp_path):

@@ -158,7 +158,8 @@ def test_the_command_says_what_it_wrote(run, tmp_path, capsys, monkeypatch):
     out = tmp_path / "model.pt2"
     monkeypatch.setattr("sys.argv", ["vesuvius", "export", str(run), "--out", str(out)])
     assert main() == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    first, line = capsys.readouterr().err.splitlines()
+    assert first == f"{out}: tracing the network, writing it, loading it back and comparing ..."
     assert line.startswith(f"{out}: ")
     assert "MiB; loaded back, it differs by" in line
 

@@ -135,7 +135,9 @@ def test_finished_prediction_is_not_repeated_and_another_is_refused(
 ):
     monkeypatch.setattr("vesuvius.predict._Job.map_one", lambda *_: pytest.fail("repeated"))
     predict(run, fragments["a"], out=prediction, **OPTIONS)
-    assert "already finished" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "already finished" in said
+    assert f"map in {prediction / 'prob.tif'}, picture in {prediction / 'preview.png'}\n" in said
     with pytest.raises(ValueError, match="holds a prediction with other stride"):
         predict(run, fragments["a"], out=prediction, **OPTIONS | {"stride": 16})
 
