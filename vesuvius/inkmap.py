@@ -20,6 +20,8 @@ from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
 from vesuvius.fragment import VolumeReader
 from vesuvius.networks.registry import MODELS, build_network
+from vesuvius.orientation import Order
+from vesuvius.prepared import PreparedVolume
 from vesuvius.recipes import InkRecipe, WindowConfig
 from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
 
@@ -138,9 +140,16 @@ def load_model(run: Path) -> InkModel:
     )
 
 
-def seen_window(window: Window, statistics: VolumeStatistics) -> dict[str, Any]:
-    """Return what a checkpoint keeps of a training fragment's window: it and the sheet's place."""
-    return asdict(window) | {"sheet_place": window.place_of(statistics.sheet_depth)}
+def seen_window(window: Window, volume: PreparedVolume, order: Order) -> dict[str, Any]:
+    """Return what a checkpoint keeps of how its model saw a training fragment.
+
+    Args:
+        window: The layers and their normalisation.
+        volume: The fragment.
+        order: Of its layers as the model sees them.
+    """
+    sheet_place = window.place_of(volume.statistics.sheet_depth)
+    return asdict(window) | {"sheet_place": sheet_place, "layer_order": order}
 
 
 def note_other_window(
@@ -168,6 +177,23 @@ def note_other_window(
         note(
             f"{name}: its layers are read {order[window.is_reversed]}, in training a fragment of "
             f"this name was read {order[seen['is_reversed']]}; check --reverse-layers"
+        )
+
+
+def note_other_order(name: str, order: Order, model: InkModel) -> None:
+    """Say so if a model is about to see layers in another order than all it was trained on.
+
+    Args:
+        name: Of the fragment.
+        order: Of its layers, as the model is about to see them.
+        model: The model.
+    """
+    known = {seen.get("layer_order", "unknown") for seen in model.windows.values()} - {"unknown"}
+    if order != "unknown" and known and order not in known:
+        note(
+            f"{name}: its layers seem to reach the model {order}, in training they came "
+            f"{', '.join(known)}; if so, turn them around: with --reverse-layers, or without it if "
+            "it is given"
         )
 
 

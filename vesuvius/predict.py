@@ -18,7 +18,15 @@ from core.uncertainty import predictor
 from core.unet3d import check_tasks
 from vesuvius.ensemble import Ensemble, EnsembleConfig, load_ensemble
 from vesuvius.fragment import Fragment, fingerprint, open_fragment
-from vesuvius.inkmap import INK_TASK, InkModel, Window, note_other_window, window_reader
+from vesuvius.inkmap import (
+    INK_TASK,
+    InkModel,
+    Window,
+    note_other_order,
+    note_other_window,
+    window_reader,
+)
+from vesuvius.orientation import LayerOrder, estimate_layer_order, note_layer_order
 from vesuvius.prediction_folder import PredictionFolder
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 
@@ -135,6 +143,10 @@ class _Job:
             self.fragment, self.ensemble.models[0], self.settings["z_start"], self._is_reversed
         )
 
+    @cached_property
+    def _order(self) -> LayerOrder:
+        return estimate_layer_order(self.fragment.volume, self.fragment.papyrus_mask)
+
     @property
     def _is_reversed(self) -> bool:
         return bool(self.settings["reverse_layers"])
@@ -160,6 +172,9 @@ class _Job:
             f"{self.fragment.volume.shape[0]}{order}, on {self.computing['device']}"
             + (f", mean of {number} predictions" if number > 1 else "")
         )
+        note_layer_order(self.fragment.name, self._order, self._is_reversed)
+        seen = self._order.seen(self._is_reversed)
+        note_other_order(self.fragment.name, seen, self.ensemble.models[0])
         _ = self._plan
 
     def _stream(
@@ -197,6 +212,7 @@ class _Job:
             window=asdict(self._window),
             intensity=ensemble.models[0].recipe.window.intensity,
             layer_order="reversed" if self._is_reversed else "as stored",
+            estimated_layer_order=asdict(self._order),
             tta=ensemble.describe_views(),
             mc_samples=ensemble.config.mc_samples,
             num_predictions=ensemble.num_members,

@@ -40,6 +40,7 @@ from vesuvius.inkmap import (
     window_reader,
 )
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
+from vesuvius.orientation import Order, training_orders
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig, WindowConfig
@@ -100,6 +101,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     pieces = choose_pieces(volumes, recipe.validation)
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
     windows = choose_windows(volumes, recipe.window)
+    orders = training_orders(volumes, windows)
     seed = recipe.training.seed
     points = sample_fragments(volumes, pieces, recipe.sampling, seed)
     note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
@@ -118,7 +120,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         validator,
         recipe.training,
         out,
-        describe(recipe, volumes, windows, pieces, points),
+        describe(recipe, volumes, windows, orders, pieces, points),
         resume,
         {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
     )
@@ -247,6 +249,7 @@ def describe(
     recipe: InkRecipe,
     volumes: Mapping[str, PreparedVolume],
     windows: Mapping[str, Window],
+    orders: Mapping[str, Order],
     pieces: Sequence[Piece],
     points: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
@@ -257,7 +260,8 @@ def describe(
         "tasks": list(TASKS),
         "num_layers": max(map(depth, volumes.values())),
         "windows": {
-            name: seen_window(window, volumes[name].statistics) for name, window in windows.items()
+            name: seen_window(window, volumes[name], orders[name])
+            for name, window in windows.items()
         },
         "pieces": [asdict(piece) for piece in pieces],
         "points_sha256": hashlib.sha256(points_csv(points).encode()).hexdigest(),
