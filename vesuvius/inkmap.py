@@ -24,6 +24,7 @@ from vesuvius.orientation import Order
 from vesuvius.prepared import PreparedVolume
 from vesuvius.recipes import InkRecipe, WindowConfig
 from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
+from vesuvius.voxel_size import VoxelSize, common_size
 
 TASKS = ("ink",)
 INK_TASK = 0
@@ -100,6 +101,12 @@ class InkModel:
     sha256: str
     windows: dict[str, dict[str, Any]]
 
+    @property
+    def voxel_size_um(self) -> VoxelSize | None:
+        """(Z, Y, X) of what it was trained on, None if unknown or not the same everywhere."""
+        sizes = [seen.get("voxel_size_um") for seen in self.windows.values()]
+        return common_size([tuple(size) if size else None for size in sizes])
+
 
 def load_model(run: Path) -> InkModel:
     """Return the best model of a run folder, or of a checkpoint file.
@@ -149,7 +156,11 @@ def seen_window(window: Window, volume: PreparedVolume, order: Order) -> dict[st
         order: Of its layers as the model sees them.
     """
     sheet_place = window.place_of(volume.statistics.sheet_depth)
-    return asdict(window) | {"sheet_place": sheet_place, "layer_order": order}
+    return asdict(window) | {
+        "sheet_place": sheet_place,
+        "layer_order": order,
+        "voxel_size_um": volume.info["voxel_size_um"],
+    }
 
 
 def note_other_window(

@@ -19,7 +19,7 @@ from vesuvius.maps import MapFile
 Advance = Callable[[int], object]
 
 BAND_ROWS = 256
-NOT_OF_THE_MODEL = {"input_fingerprint", "batch_size", "device"}
+NOT_OF_THE_MODEL = {"input_fingerprint", "resampled_to_um", "batch_size", "device"}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig, WindowConfig
 from vesuvius.sampling import points_csv, sample_fragments
+from vesuvius.voxel_size import native, note_voxel_sizes
 
 POINTS = "points.csv"
 FOLDS = "folds.json"
@@ -102,6 +103,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
     windows = choose_windows(volumes, recipe.window)
     orders = training_orders(volumes, windows)
+    note_voxel_sizes(volumes)
     seed = recipe.training.seed
     points = sample_fragments(volumes, pieces, recipe.sampling, seed)
     note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
@@ -152,7 +154,7 @@ def open_volumes(data: Path) -> dict[str, PreparedVolume]:
             f"{data} holds no prepared volume (<name>.vol); make them with "
             f"`vesuvius prepare FRAGMENT... --out {data}`"
         )
-    depths = {name: depth(volume) for name, volume in volumes.items()}
+    depths = {name: depth(volume) for name, volume in native(volumes).items()}
     if len(set(depths.values())) > 1:
         found = ", ".join(f"{name} {number}" for name, number in depths.items())
         raise ValueError(
@@ -258,7 +260,7 @@ def describe(
         "model": model_name(recipe.network),
         "recipe": to_dict(recipe),
         "tasks": list(TASKS),
-        "num_layers": max(map(depth, volumes.values())),
+        "num_layers": max(map(depth, native(volumes).values())),
         "windows": {
             name: seen_window(window, volumes[name], orders[name])
             for name, window in windows.items()
