@@ -28,8 +28,8 @@ class Resampling:
     """What is done about voxel sizes in prediction.
 
     Args:
-        resample: Resample the fragment to the voxel size of the model's training; the map still has
-            the fragment's own pixels.
+        resample: Resample the fragment to the voxel size of the model's training, whose layers
+            z_start then counts; the map still has the fragment's own pixels.
         input_voxel_size: Voxel size of the fragment in um, where its files tell none or a wrong
             one.
     """
