@@ -20,7 +20,7 @@ from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
 from vesuvius.fragment import VolumeReader
 from vesuvius.networks.registry import MODELS, build_network
-from vesuvius.orientation import Order
+from vesuvius.orientation import Order, order_of
 from vesuvius.prepared import PreparedVolume
 from vesuvius.recipes import InkRecipe, WindowConfig
 from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
@@ -147,18 +147,14 @@ def load_model(run: Path) -> InkModel:
     )
 
 
-def seen_window(window: Window, volume: PreparedVolume, order: Order) -> dict[str, Any]:
+def seen_window(window: Window, volume: PreparedVolume) -> dict[str, Any]:
     """Return what a checkpoint keeps of how its model saw a training fragment.
 
-    Args:
-        window: The layers and their normalisation.
-        volume: The fragment.
-        order: Of its layers as the model sees them.
+    The order of the layers is an estimate of how they reached the model.
     """
-    sheet_place = window.place_of(volume.statistics.sheet_depth)
     return asdict(window) | {
-        "sheet_place": sheet_place,
-        "layer_order": order,
+        "sheet_place": window.place_of(volume.statistics.sheet_depth),
+        "layer_order": order_of(volume).seen(window.is_reversed),
         "voxel_size_um": volume.info["voxel_size_um"],
     }
 

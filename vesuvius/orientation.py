@@ -128,10 +128,15 @@ def note_layer_order(name: str, found: LayerOrder, is_reversed: bool) -> None:
     note(f"{name}: {found}{turned}")
 
 
-def training_orders(
+def order_of(volume: PreparedVolume) -> LayerOrder:
+    """Estimate which way the sheet lies in a prepared volume."""
+    return estimate_layer_order(LayersInnermost(volume.volume), volume.papyrus_mask)
+
+
+def note_training_orders(
     volumes: Mapping[str, PreparedVolume], windows: Mapping[str, Window]
-) -> dict[str, Order]:
-    """Estimate the order in which a model sees the layers of each volume, and say so.
+) -> None:
+    """Say how the layers of each volume lie, and if a model sees them in different orders.
 
     Args:
         volumes: What is trained on, by name.
@@ -139,7 +144,7 @@ def training_orders(
     """
     orders: dict[str, Order] = {}
     for name, volume in volumes.items():
-        found = estimate_layer_order(LayersInnermost(volume.volume), volume.papyrus_mask)
+        found = order_of(volume)
         note_layer_order(name, found, windows[name].is_reversed)
         orders[name] = found.seen(windows[name].is_reversed)
     forward, backward = (
@@ -151,7 +156,6 @@ def training_orders(
             f"{', '.join(forward)} forward, {', '.join(backward)} reversed; if so, turn one kind "
             "around with --window.reversed"
         )
-    return orders
 
 
 def combine(air: Hint, fibres: Hint) -> LayerOrder:

@@ -40,7 +40,7 @@ from vesuvius.inkmap import (
     window_reader,
 )
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
-from vesuvius.orientation import Order, training_orders
+from vesuvius.orientation import note_training_orders
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig, WindowConfig
@@ -102,7 +102,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     pieces = choose_pieces(volumes, recipe.validation)
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
     windows = choose_windows(volumes, recipe.window)
-    orders = training_orders(volumes, windows)
+    note_training_orders(volumes, windows)
     note_voxel_sizes(volumes)
     seed = recipe.training.seed
     points = sample_fragments(volumes, pieces, recipe.sampling, seed)
@@ -122,7 +122,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         validator,
         recipe.training,
         out,
-        describe(recipe, volumes, windows, orders, pieces, points),
+        describe(recipe, volumes, windows, pieces, points),
         resume,
         {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
     )
@@ -251,7 +251,6 @@ def describe(
     recipe: InkRecipe,
     volumes: Mapping[str, PreparedVolume],
     windows: Mapping[str, Window],
-    orders: Mapping[str, Order],
     pieces: Sequence[Piece],
     points: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
@@ -261,10 +260,7 @@ def describe(
         "recipe": to_dict(recipe),
         "tasks": list(TASKS),
         "num_layers": max(map(depth, native(volumes).values())),
-        "windows": {
-            name: seen_window(window, volumes[name], orders[name])
-            for name, window in windows.items()
-        },
+        "windows": {name: seen_window(window, volumes[name]) for name, window in windows.items()},
         "pieces": [asdict(piece) for piece in pieces],
         "points_sha256": hashlib.sha256(points_csv(points).encode()).hexdigest(),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},

@@ -12,6 +12,7 @@ import tifffile
 
 from tests.vesuvius.conftest import tiny_recipe
 from vesuvius.inkmap import load_model, note_other_order
+from vesuvius.orientation import Hint, combine
 from vesuvius.predict import predict
 from vesuvius.prepare import prepare
 from vesuvius.simulate import simulate
@@ -134,6 +135,7 @@ def test_a_run_is_resumed_because_its_estimate_is_the_same_again(run_forward, mo
     recipe = replace(recipe, training=replace(recipe.training, epochs=1))
     resumed = run_forward.parent / "prepared", run_forward, recipe, True
     train(*resumed)
-    monkeypatch.setattr("vesuvius.train.training_orders", lambda *_: {"one": "unknown"})
+    unknown = combine(Hint(0, 0, 0), Hint(0, 0, 0))
+    monkeypatch.setattr("vesuvius.inkmap.order_of", lambda _: unknown)
     with pytest.raises(ValueError, match="layer_order was 'forward', now 'unknown'"):
         train(*resumed)
