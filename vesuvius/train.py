@@ -41,6 +41,7 @@ from vesuvius.inkmap import (
     window_reader,
 )
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
+from vesuvius.orientation import note_training_orders
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, ValidationConfig, WindowConfig
@@ -55,6 +56,7 @@ from vesuvius.task_patches import (
     tasks_of,
 )
 from vesuvius.tasks import INFRARED, TaskConfig, Tasks
+from vesuvius.voxel_size import native, note_voxel_sizes
 
 FOLDS = "folds.json"
 
@@ -114,6 +116,8 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
     note_shares({name: volume.papyrus_mask for name, volume in volumes.items()}, pieces)
     windows = choose_windows(volumes, recipe.window)
+    note_training_orders(volumes, windows)
+    note_voxel_sizes(volumes)
     seed = recipe.training.seed
     points = sample_targets(volumes, pieces, recipe.sampling, recipe.tasks, seed)
     tasks = tasks_of(recipe.tasks, points)
@@ -167,7 +171,7 @@ def open_volumes(data: Path) -> dict[str, PreparedVolume]:
             f"{data} holds no prepared volume (<name>.vol); make them with "
             f"`vesuvius prepare FRAGMENT... --out {data}`"
         )
-    depths = {name: depth(volume) for name, volume in volumes.items()}
+    depths = {name: depth(volume) for name, volume in native(volumes).items()}
     if len(set(depths.values())) > 1:
         found = ", ".join(f"{name} {number}" for name, number in depths.items())
         raise ValueError(
@@ -282,10 +286,8 @@ def describe(
         "recipe": to_dict(recipe),
         "tasks": list(tasks.names),
         "task_patches": count_patches(points, tasks),
-        "num_layers": max(map(depth, volumes.values())),
-        "windows": {
-            name: seen_window(window, volumes[name].statistics) for name, window in windows.items()
-        },
+        "num_layers": max(map(depth, native(volumes).values())),
+        "windows": {name: seen_window(window, volumes[name]) for name, window in windows.items()},
         "pieces": [asdict(piece) for piece in pieces],
         "points_sha256": hashlib.sha256(
             "".join(points_files(points).values()).encode()
