@@ -105,19 +105,28 @@ def _train_epoch(
 
 
 def _finish_epoch(run: Run, validate: Validate, log: RunLog | None) -> None:
-    """Validate, keep the weights if they are the best so far, log, and save the state."""
+    """Validate and log in the main process, while the others wait, and save the state."""
+    from accelerate.utils import broadcast_object_list
+
+    position = run.position
+    if log:
+        _validate(run, validate, log)
+    best = broadcast_object_list([position.best_score, position.best_epoch])
+    position.best_score, position.best_epoch = best
+    position.start_epoch(position.epoch + 1)
+    run.save()
+
+
+def _validate(run: Run, validate: Validate, log: RunLog) -> None:
+    """Validate, keep the weights if they are the best so far, and log."""
     position, network = run.position, run.state.evaluated
     network.eval()
     with torch.no_grad():
         validation = _checked(validate(network), position.epoch + 1)
     if position.best_score is None or validation.score > position.best_score:
         position.best_score, position.best_epoch = validation.score, position.epoch + 1
-        if log:
-            _save_best(run, network, validation)
-    if log:
-        log.add_epoch(_row(run, validation), validation.previews)
-    position.start_epoch(position.epoch + 1)
-    run.save()
+        _save_best(run, network, validation)
+    log.add_epoch(_row(run, validation), validation.previews)
 
 
 def _checked(validation: Validation, epoch: int) -> Validation:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,6 +21,8 @@ from core.training_state import Position, TrainingState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+LONGEST_VALIDATION = timedelta(days=1)  # for which the other processes wait
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,10 @@ def start_accelerator(precision: str) -> Accelerator:
     """
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState, is_initialized
-    from accelerate.utils import parse_flag_from_env
+    from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 
-    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    device = PartialState(cpu=is_cpu, timeout=LONGEST_VALIDATION).device
     is_gpu = device.type == "cuda"
     if precision == "auto":
         has_bf16 = is_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -148,7 +152,9 @@ def start_accelerator(precision: str) -> Accelerator:
             f"precision is {precision!r}, but this process trained with {first!r} before and keeps "
             f"to it; use {first!r} or start a new process"
         )
-    return Accelerator(mixed_precision=precision)
+    # Buffers of the main process would replace the others': `TrainingState` averages them.
+    buffers_apart = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[buffers_apart])
 
 
 def _plan(num_samples: int, config: TrainingConfig, num_processes: int) -> EpochPlan:

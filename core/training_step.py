@@ -48,6 +48,7 @@ def take_step(
     losses = dict(zip(sums, means.tolist(), strict=True))
     _check_finite(run, losses, norm)
     state.optimizer.step()
+    state.average_statistics()
     if not accelerator.optimizer_step_was_skipped:
         state.update_average(run.steps + 1)
     elif (scale := accelerator.scaler.get_scale()) < 1:
