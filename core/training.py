@@ -75,7 +75,8 @@ def fit(
         batches = batches_of(run, dataset)
         with run.open_log() as log:
             while run.position.epoch < config.epochs:
-                _train_epoch(run, batches, loss_fn, log)
+                with run.saving_memory():
+                    _train_epoch(run, batches, loss_fn, log)
                 _finish_epoch(run, validate, log)
     finally:
         run.state.release()

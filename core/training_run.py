@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from core import checkpoint
+from core.recompute import blocks_of, recomputing
 from core.run_folder import RunFolder, RunLog
 from core.schedule import EpochPlan, learning_rate_factor
 from core.training_config import FitResult, Samples, TrainingConfig
@@ -67,6 +68,12 @@ class Run:
         num_samples = batches * self.config.batch_size
         return RunLog(self.folder.path, self.position.epoch, self.steps, num_samples)
 
+    def saving_memory(self) -> contextlib.AbstractContextManager[None]:
+        """Return what optimiser steps are taken in."""
+        if not self.config.recompute:
+            return contextlib.nullcontext()
+        return recomputing(self.state.plain)
+
     def start(self, files: Mapping[str, str]) -> None:
         """Write the configuration of the new run."""
         if self.accelerator.is_main_process:
@@ -109,6 +116,8 @@ def set_up(
     """Return a run that is neither started nor restored; the arguments are those of `fit`."""
     from accelerate.utils import set_seed
 
+    if config.recompute:
+        blocks_of(model)
     accelerator = start_accelerator(config.precision)
     config = replace(config, precision=accelerator.mixed_precision)
     plan = _plan(num_samples, config, accelerator.num_processes)
