@@ -41,6 +41,7 @@ def fit(
     description: Mapping[str, Any],
     resume: bool = False,
     files: Mapping[str, str] | None = None,
+    wandb: str | None = None,
 ) -> FitResult:
     """Train `model` and keep its best weights.
 
@@ -56,20 +57,23 @@ def fit(
         description: What the run is (recipe, tasks), JSON-able; kept in every checkpoint.
         resume: Continue the run in `run_path` from its last checkpoint.
         files: Further text files for the folder of a new run, by name.
+        wandb: Project of Weights & Biases to log to beside TensorBoard; None for none. It is no
+            part of the configuration that a resumed run must repeat.
 
     Returns:
         How the run ended.
 
     Raises:
-        ValueError: If settings do not fit each other, the folder holds a run and `resume` is
-            False, or the configuration changed since the run to be resumed was started.
+        ValueError: If settings do not fit each other, the package wandb is wanted and missing, the
+            folder holds a run and `resume` is False, or the configuration changed since the run to
+            be resumed was started.
         FileNotFoundError: If there is no checkpoint to resume from.
         RuntimeError: If the loss, a part of it, a gradient or the score is not finite, or this
             process trained in another precision before.
     """
     folder = RunFolder(run_path)
     folder.check_resumable() if resume else folder.check_new()
-    run = set_up(model, len(dataset), config, folder, description)
+    run = set_up(model, len(dataset), config, folder, description, wandb)
     try:
         run.restore() if resume else run.start(files or {})
         batches = batches_of(run, dataset)

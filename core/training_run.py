@@ -19,6 +19,7 @@ from core.run_folder import RunFolder, RunLog
 from core.schedule import EpochPlan, learning_rate_factor
 from core.training_config import FitResult, Samples, TrainingConfig
 from core.training_state import Position, TrainingState
+from core.wandb_log import check_wandb
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,6 +37,7 @@ class Run:
     identity: dict[str, Any]
     folder: RunFolder
     state: TrainingState
+    wandb: str | None = None
 
     @property
     def position(self) -> Position:
@@ -66,7 +68,14 @@ class Run:
         batches = (self.config.epochs - self.position.epoch) * self.plan.num_batches
         batches -= self.position.step * self.plan.accumulate
         num_samples = batches * self.config.batch_size
-        return RunLog(self.folder.path, self.position.epoch, self.steps, num_samples)
+        return RunLog(
+            self.folder.path,
+            self.position.epoch,
+            self.steps,
+            num_samples,
+            self.wandb,
+            self.identity,
+        )
 
     def saving_memory(self) -> contextlib.AbstractContextManager[None]:
         """Return what optimiser steps are taken in."""
@@ -112,10 +121,12 @@ def set_up(
     config: TrainingConfig,
     folder: RunFolder,
     description: Mapping[str, Any],
+    wandb: str | None = None,
 ) -> Run:
     """Return a run that is neither started nor restored; the arguments are those of `fit`."""
     from accelerate.utils import set_seed
 
+    check_wandb(wandb)
     if config.recompute:
         blocks_of(model)
     accelerator = start_accelerator(config.precision)
@@ -134,7 +145,7 @@ def set_up(
     state = TrainingState(
         accelerator, model, config.peak_learning_rate, config.weight_decay, config.ema_decay
     )
-    return Run(accelerator, config, plan, identity, folder, state)
+    return Run(accelerator, config, plan, identity, folder, state, wandb)
 
 
 def start_accelerator(precision: str) -> Accelerator:

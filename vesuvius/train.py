@@ -57,6 +57,8 @@ class Train:
         data: Folder of prepared volumes (`<name>.vol`), all of them with ink labels.
         out: Run folder to write: checkpoints, metrics, previews, the resolved configuration.
         resume: Continue the run in `out` exactly; give all other options as before.
+        wandb: Project of Weights & Biases to log to beside TensorBoard; none unless given, and
+            free to change when a run is resumed.
         recipe: What to train; the options below override the recipe's choices.
     """
 
@@ -65,10 +67,11 @@ class Train:
     # without subcommands the recipe decides which network it is, and its options are shown
     recipe: Annotated[InkRecipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     resume: bool = False
+    wandb: str | None = None
 
     def __call__(self) -> FitResult:
         """Run the training."""
-        return train(self.data, self.out, self.recipe, self.resume)
+        return train(self.data, self.out, self.recipe, self.resume, self.wandb)
 
 
 TrainCommand = tyro.extras.subcommand_type_from_defaults(
@@ -84,7 +87,9 @@ TrainCommand = tyro.extras.subcommand_type_from_defaults(
 )
 
 
-def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> FitResult:
+def train(
+    data: Path, out: Path, recipe: InkRecipe, resume: bool = False, wandb: str | None = None
+) -> FitResult:
     """Train a recipe on every prepared volume of a folder.
 
     Args:
@@ -92,6 +97,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         out: Run folder.
         recipe: What to train.
         resume: Whether to continue the run in `out`.
+        wandb: Project of Weights & Biases to log to; None for none.
 
     Raises:
         ValueError: If the volumes and the recipe do not fit together, or `out` holds a run.
@@ -121,6 +127,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         describe(recipe, volumes, windows, pieces, points),
         resume,
         {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
+        wandb,
     )
 
 
