@@ -36,7 +36,7 @@ class TrainingConfig:
         seed: Decides the order of samples and the random numbers of the network.
         checkpoint_every_steps: Optimiser steps between checkpoints; 0 for epoch ends only.
         recompute: Whether blocks are computed again in the backward pass instead of kept: less
-            memory, about a third more time, the same numbers.
+            memory, about a third more arithmetic, the same numbers.
 
     Raises:
         ValueError: If a setting is out of range.
