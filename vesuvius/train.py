@@ -69,6 +69,8 @@ class Train:
         data: Folder of prepared volumes (`<name>.vol`), all of them with ink labels.
         out: Run folder to write: checkpoints, metrics, previews, the resolved configuration.
         resume: Continue the run in `out` exactly; give all other options as before.
+        wandb: Project of Weights & Biases to log to beside TensorBoard; none unless given, and
+            free to change when a run is resumed.
         recipe: What to train; the options below override the recipe's choices.
     """
 
@@ -77,10 +79,11 @@ class Train:
     # without subcommands the recipe decides which network it is, and its options are shown
     recipe: Annotated[InkRecipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     resume: bool = False
+    wandb: str | None = None
 
     def __call__(self) -> FitResult:
         """Run the training."""
-        result = train(self.data, self.out, self.recipe, self.resume)
+        result = train(self.data, self.out, self.recipe, self.resume, self.wandb)
         note(f"best F0.5 {result.best_score:.3f}, of epoch {result.best_epoch}: {result.best_path}")
         return result
 
@@ -98,7 +101,9 @@ TrainCommand = tyro.extras.subcommand_type_from_defaults(
 )
 
 
-def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> FitResult:
+def train(
+    data: Path, out: Path, recipe: InkRecipe, resume: bool = False, wandb: str | None = None
+) -> FitResult:
     """Train a recipe on every prepared volume of a folder.
 
     Args:
@@ -106,6 +111,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         out: Run folder.
         recipe: What to train.
         resume: Whether to continue the run in `out`.
+        wandb: Project of Weights & Biases to log to; None for none.
 
     Raises:
         ValueError: If the volumes and the recipe do not fit together, or `out` holds a run.
@@ -141,6 +147,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         describe(recipe, volumes, windows, pieces, points, tasks),
         resume,
         {**points_files(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
+        wandb,
     )
 
 
