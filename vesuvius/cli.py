@@ -22,10 +22,11 @@ Or step by step, with your own fragments or simulated ones:
   9. vesuvius export runs/small --out ink.onnx                 the model without this program
  10. vesuvius figure experts runs/small --out experts.png      which of its experts the model uses
 
-Is it any good?
+Is it any good? Can volumes without labels help?
 
   vesuvius control runs/small --data prepared --out control    false labels: is ink invented?
   vesuvius compare --out comparison                            every recipe on the same fragments
+  vesuvius pretrain small --data prepared --out mae            an encoder for train --pretrained mae
 """
 
 COMMANDS = {
@@ -37,6 +38,9 @@ COMMANDS = {
         "show what fragments hold: intensities, depth, coverage, ink", "vesuvius.analyze:analyze"
     ),
     "train": Command("train a recipe on prepared volumes", "vesuvius.train:TrainCommand"),
+    "pretrain": Command(
+        "train a recipe's encoder on volumes without labels", "vesuvius.pretrain:PretrainCommand"
+    ),
     "predict": Command("map the ink of a fragment, segment or volume", "vesuvius.predict:predict"),
     "evaluate": Command(
         "score ink maps, or a run's held-out pieces, against labels", "vesuvius.evaluate:evaluate"

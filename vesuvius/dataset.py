@@ -138,7 +138,7 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         patch_YXZ, maps_YXC = self._read(source, index - first, rng)
         if augmentation := self._augmentations[number]:
             patch_YXZ, maps_YXC = augmentation(patch_YXZ, maps_YXC, rng)
-        x_ZYX = _normalised(patch_YXZ, source)
+        x_ZYX = normalised(patch_YXZ, source)
         maps_CYX = torch.from_numpy(maps_YXC.transpose(2, 0, 1).astype(np.float32, order="C"))
         return {
             "x": torch.from_numpy(x_ZYX)[None],
@@ -151,18 +151,10 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         self, source: PatchSource, point: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the voxels (Y, X, Z) of a patch, and its label and loss mask (Y, X, C)."""
-        volume = source.volume
-        y, x = source.points[point].tolist()
-        rows, columns = slice(y, y + self.patch_size), slice(x, x + self.patch_size)
-        down = min(self.z_shift, source.z_start)
-        up = min(self.z_shift, volume.volume.shape[2] - source.z_stop)
-        shift = int(rng.integers(-down, up, endpoint=True))
-        layers = slice(source.z_start + shift, source.z_stop + shift)
-        # as plain arrays, for slicing a map as such takes as long as reading it
-        patch_YXZ = np.asarray(volume.volume)[rows, columns, layers]
-        if source.is_reversed:
-            patch_YXZ = patch_YXZ[..., ::-1]
-        return np.ascontiguousarray(patch_YXZ), self._maps(source, (y, x))
+        corner = source.points[point]
+        patch_YXZ = read_voxels(source, corner, self.patch_size, self.z_shift, rng)
+        y, x = corner.tolist()
+        return patch_YXZ, self._maps(source, (y, x))
 
     def _maps(self, source: PatchSource, corner: tuple[int, int]) -> NDArray[np.uint8]:
         """Return target and loss mask (Y, X, C) of a patch: ink 0 or 1, infrared 0..255."""
@@ -209,7 +201,36 @@ class InkPatches(Dataset[dict[str, Tensor]]):
             )
 
 
-def _normalised(patch_YXZ: NDArray[np.uint8], source: PatchSource) -> NDArray[np.float32]:
+def read_voxels(
+    source: PatchSource,
+    corner: NDArray[np.integer],
+    patch_size: int,
+    z_shift: int,
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Return the voxels (Y, X, Z) of a patch, its window moved at random within the volume.
+
+    Args:
+        source: Where it comes from.
+        corner: (y, x) of the patch.
+        patch_size: Rows and columns.
+        z_shift: Most layers by which the window is moved up or down.
+        rng: Advanced by one draw.
+    """
+    volume, (y, x) = source.volume.volume, corner.tolist()
+    rows, columns = slice(y, y + patch_size), slice(x, x + patch_size)
+    down = min(z_shift, source.z_start)
+    up = min(z_shift, volume.shape[2] - source.z_stop)
+    shift = int(rng.integers(-down, up, endpoint=True))
+    layers = slice(source.z_start + shift, source.z_stop + shift)
+    # as plain arrays, for slicing a map as such takes as long as reading it
+    patch_YXZ = np.asarray(volume)[rows, columns, layers]
+    if source.is_reversed:
+        patch_YXZ = patch_YXZ[..., ::-1]
+    return np.ascontiguousarray(patch_YXZ)
+
+
+def normalised(patch_YXZ: NDArray[np.uint8], source: PatchSource) -> NDArray[np.float32]:
     """Return what the network sees of a patch, (Z, Y, X)."""
     height, width, depth = patch_YXZ.shape
     layers = cv2.transpose(patch_YXZ.reshape(-1, depth))  # several times faster than NumPy's

@@ -40,6 +40,7 @@ from vesuvius.inkmap import (
     seen_window,
     window_reader,
 )
+from vesuvius.networks.pretrained import open_pretrained, origin
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
 from vesuvius.orientation import note_training_orders
 from vesuvius.pictures import shrink, side_by_side
@@ -71,6 +72,7 @@ class Train:
         resume: Continue the run in `out` exactly; give all other options as before.
         wandb: Project of Weights & Biases to log to beside TensorBoard; none unless given, and
             free to change when a run is resumed.
+        pretrained: Run of `vesuvius pretrain` whose encoder to start from.
         recipe: What to train; the options below override the recipe's choices.
     """
 
@@ -80,10 +82,11 @@ class Train:
     recipe: Annotated[InkRecipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     resume: bool = False
     wandb: str | None = None
+    pretrained: Path | None = None
 
     def __call__(self) -> FitResult:
         """Run the training."""
-        result = train(self.data, self.out, self.recipe, self.resume, self.wandb)
+        result = train(self.data, self.out, self.recipe, self.resume, self.wandb, self.pretrained)
         note(f"best F0.5 {result.best_score:.3f}, of epoch {result.best_epoch}: {result.best_path}")
         return result
 
@@ -102,7 +105,12 @@ TrainCommand = tyro.extras.subcommand_type_from_defaults(
 
 
 def train(
-    data: Path, out: Path, recipe: InkRecipe, resume: bool = False, wandb: str | None = None
+    data: Path,
+    out: Path,
+    recipe: InkRecipe,
+    resume: bool = False,
+    wandb: str | None = None,
+    pretrained: Path | None = None,
 ) -> FitResult:
     """Train a recipe on every prepared volume of a folder.
 
@@ -112,10 +120,13 @@ def train(
         recipe: What to train.
         resume: Whether to continue the run in `out`.
         wandb: Project of Weights & Biases to log to; None for none.
+        pretrained: Run of `vesuvius pretrain` whose encoder to start from; None for random weights.
 
     Raises:
+        FileNotFoundError: If `pretrained` is no run.
         ValueError: If the volumes and the recipe do not fit together, or `out` holds a run.
     """
+    start = open_pretrained(pretrained) if pretrained else None
     volumes = open_volumes(data)
     recipe.tasks.check_fragments(list(volumes))
     pieces = choose_pieces(volumes, recipe.validation, recipe.tasks)
@@ -135,7 +146,7 @@ def train(
     check_network(model, tasks)
     note_unknown(pieces, tasks)
     if not resume:
-        load_pretrained(model, recipe.network, recipe.window.num_layers)
+        load_pretrained(model, recipe, start)
     _note_plan(model, recipe)
     return fit(
         model,
@@ -144,7 +155,8 @@ def train(
         validator,
         recipe.training,
         out,
-        describe(recipe, volumes, windows, pieces, points, tasks),
+        describe(recipe, volumes, windows, pieces, points, tasks)
+        | origin(start, volumes, pieces, recipe.validation.gap),
         resume,
         {**points_files(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
         wandb,

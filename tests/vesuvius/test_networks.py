@@ -23,6 +23,7 @@ from vesuvius.networks.registry import build_network, load_pretrained
 from vesuvius.networks.repmode import RepModeConfig
 from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.networks.stack_2d import Stack2DConfig
+from vesuvius.recipes import stack_2d
 
 ensure_torchvision()
 from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder  # noqa: E402
@@ -222,13 +223,19 @@ def encoder_file(tmp_path_factory):
     return str(path), model
 
 
+def recipe_of(config):
+    recipe = stack_2d()
+    window = replace(recipe.window, num_layers=NUM_LAYERS)
+    return replace(recipe, network=config, window=window)
+
+
 def test_an_encoder_starts_from_a_file(encoder_file):
     path, source = encoder_file
     config = replace(STACK, encoder_weights=path)
     model = network(config)
     encoder = model.network.encoder.encoder.model
     before = encoder.layer4[0].conv1.weight.clone()
-    load_pretrained(model, config, NUM_LAYERS)
+    load_pretrained(model, recipe_of(config))
     assert torch.equal(encoder.layer4[0].conv1.weight, source.layer4[0].conv1.weight)
     assert not torch.equal(encoder.layer4[0].conv1.weight, before)
     # grey images look to the first convolution as coloured ones do
@@ -240,7 +247,7 @@ def test_an_encoder_starts_from_a_file(encoder_file):
 def test_files_that_do_not_fit_the_encoder_are_refused(encoder_file, tmp_path):
     def load(**changes):
         config = replace(STACK, **changes)
-        load_pretrained(network(config), config, NUM_LAYERS)
+        load_pretrained(network(config), recipe_of(config))
 
     with pytest.raises(ValueError, match=r"are not those of resnet18 .*missing"):
         load(encoder="resnet18", encoder_weights=encoder_file[0])

@@ -7,14 +7,18 @@ the configuration, and the name of its module as the model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.unet3d import TaskConditioned
 from vesuvius.networks import i3d, repmode, repmode_segformer, stack_2d
 from vesuvius.networks.i3d import I3DConfig
+from vesuvius.networks.pretrained import Pretrained
 from vesuvius.networks.repmode import RepModeConfig
 from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.networks.stack_2d import Stack2DConfig
+
+if TYPE_CHECKING:
+    from vesuvius.recipes import InkRecipe
 
 NetworkConfig = RepModeConfig | I3DConfig | Stack2DConfig | RepModeSegformerConfig
 
@@ -43,15 +47,25 @@ def build_network(config: NetworkConfig, num_layers: int, num_tasks: int) -> Tas
     return _BUILD[type(config)](config, num_layers, num_tasks)
 
 
-def load_pretrained(network: TaskConditioned, config: NetworkConfig, num_layers: int) -> None:
-    """Give a new network the weights that its configuration wants to start from, if any.
+def load_pretrained(
+    network: TaskConditioned, recipe: InkRecipe, pretrained: Pretrained | None = None
+) -> None:
+    """Give a new network the weights that it is to start from, if any.
+
+    Args:
+        network: That of the recipe.
+        recipe: Its network may name a file of weights.
+        pretrained: An encoder pretrained on papyrus.
 
     Raises:
-        FileNotFoundError: If their file does not exist.
-        ValueError: If it holds another model.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the weights are of another model.
     """
+    config = recipe.network
     if isinstance(config, Stack2DConfig) and config.encoder_weights:
-        stack_2d.load_encoder(network, config, num_layers)
+        stack_2d.load_encoder(network, config, recipe.window.num_layers)
+    if pretrained:
+        pretrained.load_into(network, recipe)
 
 
 def model_name(config: NetworkConfig) -> str:
