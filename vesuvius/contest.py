@@ -18,6 +18,7 @@ from PIL import Image
 from core.deploy import specialize
 from core.files import atomic_path, read_json, write_json
 from core.metrics import fbeta
+from core.provenance import collect
 from vesuvius.baseline import fit_baseline
 from vesuvius.control import shift_labels
 from vesuvius.evaluate import averages, score
@@ -118,6 +119,7 @@ class Contest:
         epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         plain = specialize(model.network, model.tasks.gates(INK))
         return {
+            "git_commit": collect()["git_commit"],
             "parameters": sum(p.numel() for p in model.network.parameters()),
             "plain_parameters": sum(p.numel() for p in plain.parameters()),
             "patches": epochs[-1]["step"] * recipe.training.batch_size,
