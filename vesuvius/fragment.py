@@ -25,9 +25,10 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from core.ome_zarr import METADATA_FILES
 from core.terminal import note
 from vesuvius.layers import is_layer, open_layers
-from vesuvius.ome_zarr import METADATA_FILES, VoxelSize, open_zarr
+from vesuvius.ome_zarr import VoxelSize, open_zarr
 from vesuvius.prepared import INK_LABEL, LABELLED, SUFFIX, LayersInnermost, open_prepared
 
 Layout = Literal["kaggle", "segment", "tiff", "zarr", "prepared"]
