@@ -70,6 +70,16 @@ class Reliability:
         of_truth = np.where(is_positive, p, 1 - p)
         self.log_loss -= float(np.log(np.clip(of_truth, LEAST_PROB, 1 - LEAST_PROB)).sum())
 
+    def __add__(self, other: Reliability) -> Reliability:
+        """Return the sums of both sets of pixels together."""
+        total = Reliability()
+        total.counts = self.counts + other.counts
+        total.probs = self.probs + other.probs
+        total.positives = self.positives + other.positives
+        total.overlap = self.overlap + other.overlap
+        total.log_loss = self.log_loss + other.log_loss
+        return total
+
     def curve(self) -> tuple[FloatArray, FloatArray]:
         """Return mean probability and share of positives of the bins that hold pixels."""
         used = self.counts > 0
@@ -170,6 +180,12 @@ class RiskCoverage:
             ValueError: If an uncertainty is NaN or outside 0..1.
         """
         self._histogram.add(np.sqrt(np.sqrt(uncertainty)), is_wrong)
+
+    def __add__(self, other: RiskCoverage) -> RiskCoverage:
+        """Return the counts of both sets of pixels together."""
+        total = RiskCoverage()
+        total._histogram = self._histogram + other._histogram
+        return total
 
     def curve(self) -> tuple[FloatArray, FloatArray]:
         """Return coverage (share of pixels kept, the surest first) and their error rate.

@@ -1,8 +1,9 @@
-"""From a task-gated network to the plain network it is for one task, and to smaller kernels."""
+"""From a task-gated network to the plain network it is for some task, and to smaller kernels."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,29 +23,33 @@ _Conv = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def specialize(model: TaskConditioned, task: int) -> nn.Module:
-    """Return the plain network that `model` is for `task`.
+def specialize(model: TaskConditioned, task: int | Sequence[int]) -> nn.Module:
+    """Return the plain network that `model` is for `task`, or for the mean gate of several.
 
     Every mixture of experts becomes one convolution and every batch normalisation is folded into
     the convolution before it. The given model is left as it is.
 
     Args:
         model: A task-gated network.
-        task: Integer in 0..num_tasks-1.
+        task: Integer in 0..num_tasks-1, or a sequence of them: every gate is then the mean of the
+            gates of these tasks, for samples of which it is not known to which task they belong.
 
     Returns:
         A module in evaluation mode with ``forward(x)``, on the device and in the precision of
         `model`, holding parameters of its own.
 
     Raises:
-        ValueError: If the task is out of range.
+        ValueError: If a task is out of range, or there is none.
 
     Reference: RepMode section 3.4; the folding is that of any convolution and its BN.
     """
-    check_tasks([task], model.num_tasks)
+    tasks = tuple(task) if isinstance(task, Sequence) else (task,)
+    if not tasks:
+        raise ValueError("no task is given to specialize for; name one, or several for their mean")
+    check_tasks(tasks, model.num_tasks)
     # The experts are not copied: at full width they are five times the plain network.
     memo = {
-        id(module): module.plain(task) for module in model.modules() if isinstance(module, MoDE)
+        id(module): module.plain(*tasks) for module in model.modules() if isinstance(module, MoDE)
     }
     plain = copy.deepcopy(model.network, memo).eval()
     for module in plain.modules():

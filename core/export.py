@@ -121,6 +121,7 @@ def export(
             "relative": error.relative,
         }
         note(f"kernels in {precision} change the output for noise by at most {error}")
+    note(f"{path}: tracing the network, writing it, loading it back and comparing ...")
     exported = _EXPORTERS[path.suffix](network, signature, path, {**record, **facts})
     note(str(exported))
     return exported

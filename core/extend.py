@@ -20,10 +20,9 @@ import copy
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.gates import GateConfig, TaskGate
+from core.gates import GateConfig, TaskGate, stack_gates
 from core.gatrep import Expert, TaskGroups
 from core.mode import MoDE
 from core.unet3d import TaskConditioned
@@ -64,10 +63,7 @@ class ExtendedGate(nn.Module):
         """
         if max(groups.ids) < self.old.num_tasks:
             return self.old(x, groups)  # type: ignore[no-any-return]
-        gates = [self.of_task(task) for task in sorted(set(groups.ids))]
-        missing = [self.num_experts - len(gates_EO) for gates_EO in gates]
-        padded = [F.pad(g, (0, 0, 0, m)) for g, m in zip(gates, missing, strict=True)]
-        return torch.stack(padded), groups
+        return stack_gates([self.of_task(task) for task in sorted(set(groups.ids))]), groups
 
     def of_task(self, task: int) -> Tensor:
         """Return the gating weights (E, O) of a task; E is what the task has."""

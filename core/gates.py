@@ -11,6 +11,7 @@ Shape legend as in `core.gatrep`; T tasks the network knows, H code length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,6 +160,15 @@ class InputGate(Gate):
             "an input-dependent gate has no kernel of a task, so the network cannot be "
             'specialized; train with gates that see the task (GateConfig sees="task")'
         )
+
+
+def stack_gates(gates: Sequence[Tensor]) -> Tensor:
+    """Return the gating weights (D, E, O) of tasks whose own (E, O) may be of fewer experts.
+
+    The experts that a task lacks weigh 0.
+    """
+    num_experts = max(map(len, gates))
+    return torch.stack([F.pad(gate, (0, 0, 0, num_experts - len(gate))) for gate in gates])
 
 
 def make_gate(

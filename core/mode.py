@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from core.choice import COMPUTATIONS, Computation, Way, cheaper
 from core.config import check_literal
 from core.convolution import SameConv3d, convolve_same
-from core.gates import GateConfig, make_gate
+from core.gates import GateConfig, make_gate, stack_gates
 from core.gatrep import (
     REPMODE_EXPERTS,
     Expert,
@@ -156,13 +156,16 @@ class MoDE(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": None}
 
-    def plain(self, task: int) -> nn.Module:
+    def plain(self, *tasks: int) -> nn.Module:
         """Return the convolution this block is for one task, as ``nn.Conv3d`` or ``nn.Conv2d``.
+
+        For several tasks it is the one that the mean of their gates makes, which is the mean of
+        their convolutions.
 
         Raises:
             ValueError: If it is no convolution because the gate looks at the input.
         """
-        kernel = self.merged_kernel(task)
+        kernel = self.merged_kernel(*tasks)
         conv_type = SameConv3d if kernel.ndim == 5 else nn.Conv2d
         size = kernel.shape[-1]
         conv = conv_type(
@@ -173,16 +176,19 @@ class MoDE(nn.Module):
         return conv
 
     @torch.no_grad()
-    def merged_kernel(self, task: int) -> Tensor:
-        """Return the kernel (O, I, *S) of a task, in the parameters' precision.
+    def merged_kernel(self, *tasks: int) -> Tensor:
+        """Return the kernel (O, I, *S) of a task, or of the mean gate of several.
+
+        It is in the parameters' precision.
 
         Raises:
             ValueError: If there is none because the gate looks at the input.
         """
         with torch.autocast(self.kernels[0].device.type, enabled=False):
-            gates_EO = self.gate.of_task(task)
+            gates = [self.gate.of_task(task) for task in tasks]
             if self.computation == "sparse":
-                gates_EO = keep_best(gates_EO)
+                gates = [keep_best(gates_EO) for gates_EO in gates]
+            gates_EO = stack_gates(gates).mean(dim=0)
             num_experts = len(gates_EO)
             return merge(tuple(self.kernels)[:num_experts], self.experts[:num_experts], gates_EO)
 
@@ -206,6 +212,11 @@ class MoDE(nn.Module):
             and self.computation in ("auto", "merged")
             and not self.kernels[0].is_inference()  # whose changes cannot be told
         )
+
+
+def has_mixtures(network: nn.Module) -> bool:
+    """Tell whether a network has any mixture of experts, without which it ignores the task."""
+    return any(isinstance(module, MoDE) for module in network.modules())
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,8 @@ class Command:
     Args:
         summary: What it does, in one line of the overview.
         target: `module:attribute`, imported only when the command runs. A typed function, or a
-            type tyro can build whose instances are called with no arguments.
+            type tyro can build whose instances are called with no arguments, or a group: further
+            commands by name.
     """
 
     summary: str
@@ -210,9 +211,12 @@ def _choose(
 
         print(f"{prog} {version(DISTRIBUTION)}")
     elif name in commands:
-        return _parse(f"{prog} {name}", _load(commands[name].target), options)
+        target = _load(commands[name].target)
+        if isinstance(target, Mapping):
+            return _choose(f"{prog} {name}", commands[name].summary, target, options)
+        return _parse(f"{prog} {name}", target, options)
     else:
-        raise ValueError(_unknown_command(prog, name, commands))
+        raise ValueError(f"unknown command {name!r}; {_hint(prog, name, commands)}")
     return None
 
 
@@ -235,13 +239,13 @@ def _overview(prog: str, description: str, commands: Mapping[str, Command]) -> s
     )
 
 
-def _unknown_command(prog: str, name: str, commands: Mapping[str, Command]) -> str:
-    """Return the error text for a command that does not exist."""
+def _hint(prog: str, name: str, names: Iterable[str]) -> str:
+    """Return what may have been meant by a name that is none of `names`."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, commands, n=1)
-    hint = f"perhaps you meant {near[0]!r}" if near else f"choose from {', '.join(commands)}"
-    return f"unknown command {name!r}; {hint}; see `{prog} --help`"
+    near = get_close_matches(name, names, n=1)
+    hint = f"perhaps you meant {near[0]!r}" if near else f"choose from {', '.join(names)}"
+    return f"{hint}; see `{prog} --help`"
 
 
 def _load(target: str) -> Any:
@@ -278,7 +282,12 @@ def _parse(prog: str, target: Any, options: list[str]) -> Callable[[], object] |
         except SystemExit as stop:
             if stop.code in (None, 0):
                 return None
-    raise ValueError(f"{_plain(_unboxed(stderr.getvalue()))}; see `{prog} --help`")
+    message = _unboxed(stderr.getvalue())
+    if offered := re.search("Available subcommands: ([^;]+)", message):
+        names = offered[1].split(", ")
+        if not options[0].startswith("-") and options[0] not in names:
+            raise ValueError(f"`{prog}` has no {options[0]!r}; {_hint(prog, options[0], names)}")
+    raise ValueError(f"{_plain(message)}; see `{prog} --help`")
 
 
 def _bound_only(function: Callable[..., object]) -> Callable[..., Callable[[], object]]:
@@ -331,11 +340,32 @@ def _unboxed(box: str) -> str:
 
 
 def _plain(message: str) -> str:
-    """Return tyro's message without its internal names and its list of attempts."""
+    """Return tyro's message without its internal names, its parsers and its list of attempts."""
     message = re.sub(
         r"Error parsing __tyro-dummy-inner__\.(?:recipe\.)?([\w.]+): ", r"\1: ", message
     )
+    for pattern in _MISFITS:
+        message = re.sub(r"Error parsing (\S+): " + pattern, _misfit, message)
     return re.sub(r"; Got errors:.*", "", message)
+
+
+_MISFITS = (
+    r"no type matching (?P<kind>.+) could be instantiated from \[(?P<given>.*?)\]",
+    r"Could not parse arguments \[(?P<given>.*?)\] into tuple type tuple\[(?P<kind>.*?)\]",
+    r"invalid literal for (?P<kind>int)\(\) with base 10: (?P<given>'.*?')",
+    r"could not convert string to (?P<kind>float): (?P<given>'.*?')",
+)
+
+
+def _misfit(found: re.Match[str]) -> str:
+    """Return in words that an option was given values of another kind.
+
+    Example: tyro's kind ``{None}|{INT INT}`` and values ``'220'`` give "takes INT INT, not 220".
+    """
+    kinds = re.sub("[{},]", "", found["kind"]).upper().split("|")
+    kind = " or ".join(kind for kind in kinds if kind != "NONE")
+    given = found["given"].replace("'", "").replace(",", "")
+    return f"{found[1]} takes {kind}, not {given or 'nothing'}"
 
 
 def _one_line(error: Exception) -> str:

@@ -119,7 +119,7 @@ SEED_AUGMENTATION = AugmentConfig(
     rotate90=0.5,
     brightness_contrast=0.15,
     shift_scale_rotate=0.55,
-    noise_or_blur=0.4,
+    noise_or_blur=0.5,
     grid_distortion=0.5,
     coarse_dropout=0.5,
 )
@@ -131,19 +131,21 @@ class Augmentation:
     Args:
         config: What to change.
         fill: Intensity of blanked layers, holes and what lies outside, 0..255.
+        is_grey: Whether the first of the maps is a photograph and no label.
     """
 
-    def __init__(self, config: AugmentConfig, fill: int) -> None:
+    def __init__(self, config: AugmentConfig, fill: int, is_grey: bool = False) -> None:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
         import albumentations as A
 
         self._config = config
         self._fill = fill
+        self._is_grey = is_grey
         self._compose = A.Compose(_steps(config, fill))
         self._warps = A.Compose(_warps(config))
 
-    def __reduce__(self) -> tuple[type[Augmentation], tuple[AugmentConfig, int]]:
-        return Augmentation, (self._config, self._fill)
+    def __reduce__(self) -> tuple[type[Augmentation], tuple[AugmentConfig, int, bool]]:
+        return Augmentation, (self._config, self._fill, self._is_grey)
 
     def __call__(
         self, patch_YXZ: NDArray[np.uint8], maps_YXC: NDArray[np.uint8], rng: np.random.Generator
@@ -166,7 +168,7 @@ class Augmentation:
         self._warps.set_random_state(rng, draws)
         patch_YXZ = self._change_layers(patch_YXZ, rng)
         if self._warps.transforms:
-            patch_YXZ, maps_YXC = warp(patch_YXZ, maps_YXC, self._moved, self._fill)
+            patch_YXZ, maps_YXC = warp(patch_YXZ, maps_YXC, self._moved, self._fill, self._is_grey)
         changed = self._compose(image=patch_YXZ, mask=maps_YXC)
         return changed["image"], changed["mask"]
 

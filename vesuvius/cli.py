@@ -20,6 +20,12 @@ Or step by step, with your own fragments or simulated ones:
   7. vesuvius submit predictions/a --out submission.csv        what Kaggle accepts
   8. vesuvius evaluate predictions/a --out scores/a            how good the map is, if a has a label
   9. vesuvius export runs/small --out ink.onnx                 the model without this program
+ 10. vesuvius figure experts runs/small --out experts.png      which of its experts the model uses
+
+Is it any good?
+
+  vesuvius control runs/small --data prepared --out control    false labels: is ink invented?
+  vesuvius compare --out comparison                            every recipe on the same fragments
 """
 
 COMMANDS = {
@@ -34,6 +40,15 @@ COMMANDS = {
     "predict": Command("map the ink of a fragment, segment or volume", "vesuvius.predict:predict"),
     "evaluate": Command(
         "score ink maps, or a run's held-out pieces, against labels", "vesuvius.evaluate:evaluate"
+    ),
+    "figure": Command(
+        "draw what a model does: its experts, its decoders, its samples", "vesuvius.figure:FIGURES"
+    ),
+    "control": Command(
+        "train a run's recipe on shifted labels: is ink invented?", "vesuvius.control:control"
+    ),
+    "compare": Command(
+        "train recipes at equal budget, several seeds, one table", "vesuvius.compare:compare"
     ),
     "export": Command(
         "write a model as an ONNX file or torch archive that runs alone", "vesuvius.export:export"

@@ -6,7 +6,7 @@ Axes: Y rows, X columns, Z layers, C maps. Volumes are stored (Y, X, Z), tensors
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -35,6 +35,8 @@ class PatchSource:
         is_clipped: Whether what the network sees is clipped to 0..1.
         is_reversed: Whether the last layer comes first.
         task: Index of the task these patches belong to.
+        levels: What each grey of the infrared photograph is as a target, uint8 (256,); None for
+            patches whose target is the ink.
     """
 
     volume: PreparedVolume
@@ -46,6 +48,7 @@ class PatchSource:
     is_clipped: bool = False
     is_reversed: bool = False
     task: int = 0
+    levels: NDArray[np.uint8] | None = None
 
 
 class InkPatches(Dataset[dict[str, Tensor]]):
@@ -81,7 +84,9 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         self._stops = np.cumsum([len(source.points) for source in self.sources])
         self._check()
         self._augmentations = [
-            None if augment is None else Augmentation(augment, round(source.offset))
+            None
+            if augment is None
+            else Augmentation(augment, round(source.offset), source.levels is not None)
             for source in self.sources
         ]
 
@@ -96,7 +101,8 @@ class InkPatches(Dataset[dict[str, Tensor]]):
 
         Returns:
             `x` float32 (1, Z, Y, X), `task` int64 (), and float32 (1, Y, X): `label`, the ink, 0
-            or 1 and after mixup anything between, and `valid`, 1 where it counts and else 0.
+            or 1 and after mixup anything between, or how bright the infrared photograph is, 0..1,
+            and `valid`, 1 where it counts and else 0.
         """
         epoch, index = key
         if not 0 <= index < len(self):
@@ -137,7 +143,7 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         return {
             "x": torch.from_numpy(x_ZYX)[None],
             "task": torch.tensor(source.task),
-            "label": maps_CYX[:1],
+            "label": maps_CYX[:1] if source.levels is None else maps_CYX[:1] / 255,
             "valid": maps_CYX[1:],
         }
 
@@ -156,10 +162,17 @@ class InkPatches(Dataset[dict[str, Tensor]]):
         patch_YXZ = np.asarray(volume.volume)[rows, columns, layers]
         if source.is_reversed:
             patch_YXZ = patch_YXZ[..., ::-1]
-        maps_YXC = patch_maps(
-            volume.ink_label, volume.labelled_papyrus, (y, x), self.patch_size, self.labels
-        )
-        return np.ascontiguousarray(patch_YXZ), maps_YXC
+        return np.ascontiguousarray(patch_YXZ), self._maps(source, (y, x))
+
+    def _maps(self, source: PatchSource, corner: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return target and loss mask (Y, X, C) of a patch: ink 0 or 1, infrared 0..255."""
+        volume, size = source.volume, self.patch_size
+        if source.levels is None:
+            return patch_maps(volume.ink_label, volume.labelled_papyrus, corner, size, self.labels)
+        labels = replace(self.labels, edge_band=0)  # a photograph has no edges drawn by hand
+        maps_YXC = patch_maps(volume.ir_image, volume.papyrus_mask, corner, size, labels)
+        maps_YXC[..., 0] = source.levels[maps_YXC[..., 0]]
+        return maps_YXC
 
     def _check(self) -> None:
         """Refuse what would fail, or read the wrong voxels, in the middle of a run."""
@@ -179,8 +192,10 @@ class InkPatches(Dataset[dict[str, Tensor]]):
     def _check_source(self, source: PatchSource) -> None:
         path = source.volume.path
         height, width, num_layers = source.volume.volume.shape
-        if source.volume.ink_label is None:
+        if source.levels is None and source.volume.ink_label is None:
             raise ValueError(f"{path} has no ink label; prepare it from a labelled fragment")
+        if source.levels is not None and source.volume.ir_image is None:
+            raise ValueError(f"{path} has no infrared photograph; add ir.png and prepare it again")
         if not 0 <= source.z_start < source.z_stop <= num_layers:
             raise ValueError(
                 f"layers {source.z_start}:{source.z_stop} do not lie in {path}, "

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from core.deploy import specialize
-from core.mode import MoDE
+from core.mode import has_mixtures
 from core.stochastic import draw_sample
+from core.terminal import note
 from core.uncertainty import Member, View, plane_views
 from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
 
-DEFAULT_DROPOUT = 0.2
+DEFAULT_DROPOUT = 0.05  # of a network trained without, which more harms
 DEFAULT_GATE_NOISE = 0.1
 
 
@@ -27,7 +28,7 @@ class EnsembleConfig:
         mc_samples: Monte Carlo samples, networks with dropout before each MoDE block and noise on
             its gates in evaluation; 1 for the network as it was trained. More can be added later.
         mc_dropout: Probability of dropping an input element of a block; by default that of the
-            recipe, or 0.2 if it has none.
+            recipe, or 0.05 if it has none, as more harms a network that never met dropout.
         gate_noise: Standard deviation of the noise on the logits of the gates, by default 0.1.
         seed: Of dropout and noise, by default 0.
         tta: Average the 8 flips and quarter turns of each tile.
@@ -114,7 +115,7 @@ class Ensemble:
                 f"multiple of {padded}"
             )
 
-    def members(self, start: int, stop: int, task: int, window: Window) -> list[Member]:
+    def members(self, start: int, stop: int, task: str, window: Window) -> list[Member]:
         """Return the members start..stop for a task: uint8 tiles (N, Z, Y, X) to (N, 1, Y, X).
 
         Raises:
@@ -129,26 +130,26 @@ class Ensemble:
             members.append(Member(networks[number], self.views[view]))
         return members
 
-    def _network(self, number: int, task: int) -> nn.Module:
+    def _network(self, number: int, task: str) -> nn.Module:
         """Return the plain network of a task: for 2 models, numbers 0 1 2 3 ask models 0 1 0 1.
 
         With noise each number is a sample of its own.
         """
-        network = self.models[number % len(self.models)].network
+        model = self.models[number % len(self.models)]
+        network = model.network
         noise = self.noise()
         if noise:
             network = draw_sample(
                 network, noise["seed"], number, noise["mc_dropout"], noise["gate_noise"]
             )
-        return specialize(network, task)
+        return specialize(network, model.tasks.gates(task))
 
     def noise(self) -> dict[str, Any]:
         """Return what the samples are drawn with, with all defaults filled in; {} for none."""
         if self.config.mc_samples == 1:
             return {}
-        trained_with = self.models[0].recipe.network.dropout
         defaults = {
-            "mc_dropout": trained_with or DEFAULT_DROPOUT,
+            "mc_dropout": _dropout_of(self.models[0]) or DEFAULT_DROPOUT,
             "gate_noise": DEFAULT_GATE_NOISE,
             "seed": 0,
         }
@@ -184,7 +185,7 @@ def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
     models = tuple(map(load_model, paths))
     if config.mc_samples > 1:
         for path, model in zip(paths, models, strict=True):
-            if not any(isinstance(module, MoDE) for module in model.network.modules()):
+            if not has_mixtures(model.network):
                 raise ValueError(
                     f"mc_samples {config.mc_samples} would all be alike: {path} has no mixtures of "
                     "experts, before which dropout and in whose gates noise would act; leave it at "
@@ -202,7 +203,17 @@ def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
                 f"{path} sees {', '.join(differences)} as {run} does; the runs of an ensemble "
                 "must see the same window: leave it out or predict it on its own"
             )
+    if config.mc_samples > 1 and config.mc_dropout is None and not _dropout_of(models[0]):
+        note(
+            f"{run} was trained without dropout, so its samples drop only {DEFAULT_DROPOUT:g} of "
+            "the inputs of a block; --mc-dropout sets another share"
+        )
     return Ensemble(config, models)
+
+
+def _dropout_of(model: InkModel) -> float:
+    """Return the dropout that a model was trained with."""
+    return float(model.recipe.network.dropout)
 
 
 def _seen_by(model: InkModel) -> dict[str, Any]:

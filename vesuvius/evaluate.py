@@ -18,7 +18,7 @@ from vesuvius.evaluation_report import OUTPUTS, text_table, write_evaluation
 from vesuvius.held_out import scored_held_out
 from vesuvius.scored import ScoredMap, Truths, Way, scored_predictions
 from vesuvius.scores import Cleaning, Counts, Decisions
-from vesuvius.threshold import Rule, check_number, choose, threshold_of
+from vesuvius.threshold import FLAT, Rule, check_number, choose, threshold_of
 
 RULES: tuple[Rule, ...] = ("value", "percentile")
 
@@ -64,7 +64,7 @@ def evaluate(
         ValueError: If sources and labels do not fit each other, a choice is out of range, or `out`
             holds other files.
     """
-    _check_replaceable(out)
+    check_replaceable(out)
     cleaning = Cleaning(hysteresis, min_component)
     if threshold is not None:
         check_number(rule, threshold)
@@ -158,6 +158,9 @@ def score(
     rows = 2 * sum(len(scored.label) for scored in maps)
     with progress("scoring", rows, "rows") as advance:
         counts = [Counts(scored, advance) for scored in maps]
+        for scored, count in zip(maps, counts, strict=True):
+            if count.is_flat:
+                note(f"{scored.source}: {FLAT}")
         evaluated = []
         for index, scored in enumerate(maps):
             others = [
@@ -278,7 +281,7 @@ def _check_distinct(maps: Sequence[ScoredMap]) -> None:
             )
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
     """Raise ValueError if `out` holds anything but an evaluation, which alone may be replaced."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose a folder as --out")

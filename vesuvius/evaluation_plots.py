@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.metrics import NUM_BINS
 from vesuvius.page import plot_bytes
-from vesuvius.pictures import overlay, png_bytes, shrink, side_by_side, stacked
+from vesuvius.pictures import captioned, overlay, png_bytes, shrink, side_by_side, stacked
 
 if TYPE_CHECKING:
     from vesuvius.evaluate import Evaluated
-    from vesuvius.scored import ScoredMap
+    from vesuvius.scored import Band, ScoredMap
 
 MAX_SIDE = 1200
-MAX_PANEL_SIDE = 500
+MAX_PANEL_SIDE = 500  # two or three beside each other are no wider than a screen
 
 
 def strip_picture(one: Evaluated) -> bytes:
-    """Return the label above the prediction, or to its left if they are higher than wide."""
-    label, prob = _small_label(one.scored), _small_prob(one.scored)
-    is_high = label.shape[0] > label.shape[1]
+    """Return the label above the prediction, or to its left if they are higher than wide.
+
+    So it is at most one screen wide.
+    """
+    height, width = one.scored.label.shape
+    is_high = height > width
+    max_side = MAX_PANEL_SIDE * height // width if is_high else MAX_SIDE
+    label = captioned(_small_label(one.scored, min(max_side, MAX_SIDE)), "label")
+    prob = _small_prob(one.scored, min(max_side, MAX_SIDE))
+    prob = captioned(prob, "predicted probability of ink: black 0, white 1")
     return png_bytes(side_by_side(label, prob) if is_high else stacked(label, prob))
 
 
@@ -73,29 +80,52 @@ def _number(one: Evaluated) -> str:
     return "one prediction" if number == 1 else f"mean of {number} predictions"
 
 
+def small_map(
+    scored: ScoredMap,
+    pick: Callable[[Band], np.ndarray],
+    max_side: int = MAX_SIDE,
+    white: float = 1.0,
+) -> np.ndarray:
+    """Return a map as a small gray picture, uint8, black outside the papyrus.
+
+    Args:
+        scored: The map.
+        pick: What is shown of each band of it, (rows, X).
+        max_side: Most pixels of a side.
+        white: Value that is white.
+    """
+    return shrink(_Rows(scored, pick), max_side, white)
+
+
 def _small_label(scored: ScoredMap, max_side: int = MAX_SIDE) -> np.ndarray:
-    return shrink(_Rows(scored, "label"), max_side)
+    return small_map(scored, lambda band: band.label, max_side)
 
 
 def _small_prob(scored: ScoredMap, max_side: int = MAX_SIDE) -> np.ndarray:
-    return shrink(_Rows(scored, "prob"), max_side)
+    return small_map(scored, lambda band: band.prob, max_side)
 
 
 class _Rows:
     """A map as an array of which rows are read when they are asked for, 0 outside the papyrus."""
 
-    def __init__(self, scored: ScoredMap, name: str) -> None:
+    def __init__(self, scored: ScoredMap, pick: Callable[[Band], np.ndarray]) -> None:
         self.shape = scored.label.shape
-        self._scored, self._name = scored, name
+        self._scored, self._pick = scored, pick
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         band = self._scored.band(rows.start, min(rows.stop, self.shape[0]))
-        return np.where(band.valid, getattr(band, self._name), 0)
+        return np.where(band.valid, self._pick(band), 0)
 
 
 def _draw_precision_recall(axes: Any, one: Evaluated) -> None:
     precision, recall = one.counts.histogram.precision_recall()
-    axes.plot(recall, precision, label=f"AP {one.counts.histogram.average_precision():.3f}")
+    # As steps, and without the thresholds that call nothing ink: a line to precision 1 there would
+    # make a flat map, which cannot rank pixels at all, look better than chance.
+    some = one.counts.histogram.share_at_least() > 0
+    text = f"AP {one.counts.histogram.average_precision():.3f}"
+    text += " (flat map)" if one.counts.is_flat else ""
+    axes.plot([*recall[some], 0], [*precision[some], precision[some][-1]],
+              drawstyle="steps-post", label=text)  # fmt: skip
     axes.axhline(one.counts.ink_share, color="gray", ls=":", label="chance")
     chosen = one.decisions
     best = round(one.counts.histogram.best_threshold()[0] * NUM_BINS)

@@ -96,6 +96,7 @@ def _findings(record: Mapping[str, Any]) -> Iterator[str]:
     maps = record["maps"]
     sources = {one["threshold_from"] for one in maps}
     yield f"Where the thresholds come from: {'; '.join(sorted(sources))}."
+    yield from record.get("control", ())
     misled = sum(one["ssim_of_empty"] >= one["ssim"] for one in maps)
     yield (
         f"By SSIM a map without any ink, whose F0.5 is 0, is at least as good as the prediction on "

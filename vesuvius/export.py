@@ -16,7 +16,7 @@ from core.export import Precision, check_target
 from core.export import export as export_network
 from core.provenance import collect
 from core.signature import Input, Signature
-from vesuvius.inkmap import INK_TASK, InkModel, ink_probability, load_model
+from vesuvius.inkmap import InkModel, ink_probability, load_model
 from vesuvius.recipes import InkRecipe
 
 # Least and largest offset and scale to check with: those of fragments, thin windows and thick.
@@ -57,7 +57,7 @@ def export(
     run: Path,
     /,
     out: Path,
-    task: int = INK_TASK,
+    task: str | None = None,
     precision: Precision = "float32",
 ) -> None:
     """Write a trained model as one file that runs without this project.
@@ -71,7 +71,8 @@ def export(
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.
         out: File to write: .onnx for onnxruntime, .pt2 for torch.export.load.
-        task: Index of the task to export; 0 is ink.
+        task: Name of the task to export, "unknown" for the mean gate of those for ink; by default
+            the only task for ink.
         precision: In which the kernels are stored, two bytes each in bf16 and fp16; arithmetic is
             in float32, and what the rounding changes is measured on noise.
 
@@ -83,7 +84,8 @@ def export(
     check_target(out)
     model = load_model(run)
     is_clipped = model.recipe.window.intensity == "percentile"
-    network = InkTiles(specialize(model.network, task), is_clipped)
+    task = model.tasks.choose(task)
+    network = InkTiles(specialize(model.network, model.tasks.gates(task)), is_clipped)
     export_network(
         network, signature_of(model.recipe), out, collect(**_facts(model, task)), precision
     )
@@ -105,7 +107,7 @@ def signature_of(recipe: InkRecipe) -> Signature:
     )
 
 
-def _facts(model: InkModel, task: int) -> dict[str, Any]:
+def _facts(model: InkModel, task: str) -> dict[str, Any]:
     """Return what the file says about the model."""
     window = model.recipe.window
     return {

@@ -15,7 +15,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from core.terminal import note
+
 Role = Literal["train", "validation"]
+LARGE_LOSS = 0.25  # share of the papyrus in the gap from which a remedy is named
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,15 @@ def hold_out_fragment(masks: Mapping[str, NDArray[np.bool_]], held_out: str) -> 
     ]
 
 
+def train_whole(name: str, mask_YX: NDArray[np.bool_]) -> Piece:
+    """Return the training piece that is a fragment whole, the bounding box of its papyrus.
+
+    Raises:
+        ValueError: The mask is black.
+    """
+    return Piece(name, *_bounding_box(name, mask_YX), "train")
+
+
 def check_disjoint(pieces: Iterable[Piece], gap: int) -> None:
     """Refuse pieces that would let training see what validation is scored on.
 
@@ -224,6 +236,28 @@ def check_disjoint(pieces: Iterable[Piece], gap: int) -> None:
             raise ValueError(
                 f"{train} and {validation} {found}; at least {gap} px must lie between"
             )
+
+
+def note_shares(masks: Mapping[str, NDArray[np.bool_]], pieces: Iterable[Piece]) -> None:
+    """Say how much papyrus of each fragment is trained on, held out and lost to the gap.
+
+    Args:
+        masks: Papyrus mask (Y, X) bool of each fragment by name.
+        pieces: The pieces of a run, apart from each other.
+    """
+    pieces = list(pieces)
+    for name, mask_YX in masks.items():
+        shares = dict.fromkeys(get_args(Role), 0.0)
+        for piece in pieces:
+            if piece.fragment == name:
+                shares[piece.role] += float(np.count_nonzero(mask_YX[piece.slices]))
+        train, held_out = (share / np.count_nonzero(mask_YX) for share in shares.values())
+        lost = max(1 - train - held_out, 0.0)
+        remedy = "; a smaller --validation.gap loses less" if lost > LARGE_LOSS else ""
+        note(
+            f"{name}: of its papyrus {train:.0%} is trained on, {held_out:.0%} held out, "
+            f"{lost:.0%} lost to the gap between{remedy}"
+        )
 
 
 def folds_json(pieces: Iterable[Piece], gap: int) -> str:

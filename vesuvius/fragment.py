@@ -1,14 +1,14 @@
 """What a fragment looks like on disk; the only module that knows folder layouts.
 
-| layout | voxels | papyrus mask | ink label |
-|---|---|---|---|
-| kaggle | `surface_volume/00.tif` ... | `mask.png` | `inklabels.png` |
-| segment | `layers/NN.tif` ... | `mask.png`, `*_mask.png` | `*inklabels.png` |
-| tiff | numbered TIFF files in the folder itself | as segment | as segment |
-| zarr | OME-Zarr 0.4 or 0.5, full resolution | | |
-| prepared | `<name>.vol` as written by `vesuvius prepare` | inside | inside |
+| layout | voxels | papyrus mask | ink label | infrared photograph |
+|---|---|---|---|---|
+| kaggle | `surface_volume/00.tif` ... | `mask.png` | `inklabels.png` | `ir.png` |
+| segment | `layers/NN.tif` ... | `mask.png`, `*_mask.png` | `*inklabels.png` | `*_ir.png` too |
+| tiff | numbered TIFF files in the folder itself | as segment | as segment | as segment |
+| zarr | OME-Zarr 0.4 or 0.5, full resolution | as segment | as segment | as segment |
+| prepared | `<name>.vol` as written by `vesuvius prepare` | inside | inside | inside |
 
-Masks and labels may be missing, save the mask of the kaggle layout.
+Masks, labels and photographs may be missing, save the mask of the kaggle layout.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,7 @@ from core.ome_zarr import METADATA_FILES
 from core.terminal import note
 from vesuvius.layers import is_layer, open_layers
 from vesuvius.ome_zarr import VoxelSize, open_zarr
-from vesuvius.prepared import INK_LABEL, LABELLED, SUFFIX, LayersInnermost, open_prepared
+from vesuvius.prepared import OF_TRAINING, SUFFIX, LayersInnermost, open_prepared
 
 Layout = Literal["kaggle", "segment", "tiff", "zarr", "prepared"]
 
@@ -66,6 +66,8 @@ class Fragment:
         voxel_size_um: (Z, Y, X), or None if unknown.
         labelled_area: bool (Y, X), where the ink label is to be believed, or None if that is
             everywhere or no label was asked for.
+        ir_image: Infrared photograph, uint8 (Y, X), or None if there is none or no label was
+            asked for.
     """
 
     name: str
@@ -78,17 +80,19 @@ class Fragment:
     files: tuple[Path, ...]
     voxel_size_um: VoxelSize | None = None
     labelled_area: np.ndarray | None = None
+    ir_image: np.ndarray | None = None
 
 
 def open_fragment(
     path: str | Path, mask_path: str | Path | None = None, with_label: bool = True
 ) -> Fragment:
-    """Open a fragment of any layout; only headers, mask and label are read.
+    """Open a fragment of any layout; only headers, mask, label and photograph are read.
 
     Args:
         path: The folder.
         mask_path: A papyrus mask to use instead of the fragment's own.
-        with_label: Whether to look for the ink label; prediction does without.
+        with_label: Whether to look for the ink label and the infrared photograph; prediction does
+            without.
 
     Raises:
         FileNotFoundError: If the folder, or a mask that must be there, does not exist.
@@ -107,6 +111,7 @@ def open_fragment(
         files = [layer.path for layer in volume.layers]
     mask_path = mask_path or _find_image(path, "mask.png", "*_mask.png")
     label_path = _find_image(path, "inklabels.png", "*inklabels.png") if with_label else None
+    ir_path = _find_image(path, "ir.png", "*_ir.png") if with_label else None
     area_path = None
     if label_path is not None:
         area_path = _find_image(path, "labelled_area.png", "*_labelled_area.png")
@@ -120,9 +125,10 @@ def open_fragment(
         volume=volume,
         papyrus_mask=_read_mask(path, mask_path, volume.shape[1:]),
         ink_label=None if label_path is None else _read_fitting(label_path, volume.shape[1:]),
-        files=tuple([*files, *(Path(p) for p in (mask_path, label_path, area_path) if p)]),
+        files=tuple([*files, *(Path(p) for p in (mask_path, label_path, area_path, ir_path) if p)]),
         voxel_size_um=voxel_size_um,
         labelled_area=None if area_path is None else _read_area(area_path, volume.shape[1:]),
+        ir_image=None if ir_path is None else _read_fitting(ir_path, volume.shape[1:], read_grey),
     )
 
 
@@ -148,18 +154,41 @@ def read_binary_png(path: str | Path) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be decoded or is coloured.
     """
+    grey = _read_image(path, _grey)
+    if grey is None:
+        raise ValueError(f"{path} is coloured; save it as a black and white PNG")
+    return grey > grey.max() / 2
+
+
+def read_grey(path: str | Path) -> np.ndarray:
+    """Read a photograph as grey values, colours by their brightness, 16 bits as value >> 8.
+
+    Returns:
+        uint8 (Y, X).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be decoded.
+    """
+    return _read_image(path, _brightness)
+
+
+def _read_image(path: str | Path, convert: Callable[[Image.Image], Any]) -> Any:
+    """Return what `convert` makes of an image file of any size.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be decoded.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found")
     try:
         with _any_image_size(), Image.open(path) as image:
             image.load()
-            grey = _grey(image)
+            return convert(image)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a readable image ({error}); save it again") from error
-    if grey is None:
-        raise ValueError(f"{path} is coloured; save it as a black and white PNG")
-    return grey > grey.max() / 2
 
 
 def _find_layout(path: Path) -> Layout:
@@ -196,9 +225,7 @@ def _name(path: Path) -> str:
 def _open_store(path: Path, mask_path: str | Path | None, with_label: bool) -> Fragment:
     """Open a prepared volume as a fragment."""
     store = open_prepared(path, with_label)
-    files = [
-        file for file in _files_below(path) if with_label or file.name not in (INK_LABEL, LABELLED)
-    ]
+    files = [file for file in _files_below(path) if with_label or file.name not in OF_TRAINING]
     size = store.papyrus_mask.shape
     voxel_size_um = store.info["voxel_size_um"]
     is_all_labelled = store.labelled_papyrus is store.papyrus_mask
@@ -213,6 +240,7 @@ def _open_store(path: Path, mask_path: str | Path | None, with_label: bool) -> F
         files=tuple([*files, *([Path(mask_path)] if mask_path else [])]),
         voxel_size_um=tuple(voxel_size_um) if voxel_size_um else None,
         labelled_area=None if is_all_labelled else store.labelled_papyrus,
+        ir_image=store.ir_image,
     )
 
 
@@ -259,9 +287,13 @@ def _note_no_mask(path: Path) -> None:
     note(f"{path}: no papyrus mask found, so all of it counts as papyrus")
 
 
-def _read_fitting(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a mask or label; raise ValueError unless it has the size of the layers."""
-    image = read_binary_png(path)
+def _read_fitting(
+    path: str | Path,
+    size: tuple[int, int],
+    read: Callable[[str | Path], np.ndarray] = read_binary_png,
+) -> np.ndarray:
+    """Read a mask, label or photograph; raise ValueError unless it has the size of the layers."""
+    image = read(path)
     if image.shape != size:
         raise ValueError(
             f"{path} is {image.shape[0]} x {image.shape[1]} but the layers are {size[0]} x "
@@ -285,6 +317,13 @@ def _grey(image: Image.Image) -> np.ndarray | None:
     num_colours = pixels.shape[2] - ("A" in image.getbands())
     is_grey = all((pixels[..., i] == pixels[..., 0]).all() for i in range(1, num_colours))
     return pixels[..., 0] if is_grey else None
+
+
+def _brightness(image: Image.Image) -> np.ndarray:
+    """Return an image of any mode as uint8 (Y, X)."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow may hold in 32
+        return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+    return np.asarray(image.convert("L"))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from core.terminal import progress
 from core.tiling import TilePlan
 from vesuvius.folds import Piece
 from vesuvius.inkmap import (
-    INK_TASK,
     InkModel,
     Window,
     ink_predictor,
@@ -90,7 +89,6 @@ def _map_all(
     """Return a map of each piece, predicted now or found again."""
     tile, stride = model.recipe.validation.tile_size, model.recipe.validation.stride
     device = choose_device("auto")
-    plain = specialize(model.network, INK_TASK)
     maps = []
     for number, piece in enumerate(pieces):
         path = folder / f"{number}-{piece.fragment}.tif"
@@ -102,6 +100,7 @@ def _map_all(
         config = model.recipe.window
         window = Window.of(volume.statistics, config, piece.fragment in config.reversed)
         plan = TilePlan(mask.shape, (tile, tile), (stride, stride))
+        plain = specialize(model.network, model.tasks.gates_of(piece.fragment))
         identity = f"{model.sha256} {piece} {window} {tile} {stride} {device}"
         journal = Journal(path.with_name(f".{path.name}.journal"), identity)
         partial = path.with_name(f".{path.stem}.partial.tif")

@@ -22,9 +22,8 @@ from vesuvius.fragment import VolumeReader
 from vesuvius.networks.registry import MODELS, build_network
 from vesuvius.recipes import InkRecipe, WindowConfig
 from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
+from vesuvius.tasks import Tasks
 
-TASKS = ("ink",)
-INK_TASK = 0
 PLACE_SLACK = 2  # layers by which winners shifted the window and lost nothing
 
 
@@ -89,6 +88,7 @@ class InkModel:
         windows: What it saw of each fragment in training, by name, as `seen_window` tells.
         threshold: Probability from which a pixel is ink, fitted on the validation pieces.
         sha256: Hash of the checkpoint file.
+        tasks: What it learned.
     """
 
     network: TaskConditioned
@@ -97,6 +97,7 @@ class InkModel:
     threshold: float
     sha256: str
     windows: dict[str, dict[str, Any]]
+    tasks: Tasks
 
 
 def load_model(run: Path) -> InkModel:
@@ -135,6 +136,7 @@ def load_model(run: Path) -> InkModel:
         threshold,
         file_hash(path),
         description["windows"],
+        Tasks(tuple(description["tasks"]), recipe.tasks),
     )
 
 

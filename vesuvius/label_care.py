@@ -38,10 +38,10 @@ def patch_maps(
     patch_size: int,
     config: LabelConfig,
 ) -> NDArray[np.uint8]:
-    """Return label and loss mask of a patch, (Y, X, 2) of 0 and 1.
+    """Return label and loss mask of a patch, (Y, X, 2) of 0 and 1, or of a photograph's greys.
 
     Args:
-        label_YX: Ink label of the whole fragment.
+        label_YX: Ink label of the whole fragment; a photograph, uint8, if no `edge_band` is set.
         papyrus_YX: Its labelled papyrus.
         corner: (y, x) of the patch.
         patch_size: Rows and columns of it, inside the fragment.

@@ -13,6 +13,7 @@ import numpy as np
 from core.files import atomic_path
 
 BAND_ROWS = 512
+CAPTION_ROWS = 24
 FOUND, MISSED, INVENTED = (255, 255, 255), (70, 130, 255), (255, 90, 60)
 
 
@@ -62,6 +63,20 @@ def stacked(*pictures: np.ndarray, gap: int = 8) -> np.ndarray:
     """Return gray pictures of one width above each other, with a gray gap between them."""
     turned = side_by_side(*(picture.T for picture in pictures), gap=gap)
     return np.ascontiguousarray(turned.T)
+
+
+def captioned(picture: np.ndarray, text: str) -> np.ndarray:
+    """Return a picture with a line of ASCII text above it, black on white, as wide as the picture.
+
+    The text is made smaller until it fits.
+    """
+    width = picture.shape[1]
+    (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
+    scale = min(0.55, (width - 4) / length)
+    bar = np.full((CAPTION_ROWS, width, *picture.shape[2:]), 255, np.uint8)
+    where, color = (2, CAPTION_ROWS - 7), (0,) * 3
+    cv2.putText(bar, text, where, cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
+    return np.concatenate([bar, picture])
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:

@@ -15,10 +15,9 @@ from core.provenance import collect
 from core.terminal import note, progress
 from core.tiling import TilePlan
 from core.uncertainty import predictor
-from core.unet3d import check_tasks
 from vesuvius.ensemble import Ensemble, EnsembleConfig, load_ensemble
 from vesuvius.fragment import Fragment, fingerprint, open_fragment
-from vesuvius.inkmap import INK_TASK, InkModel, Window, note_other_window, window_reader
+from vesuvius.inkmap import InkModel, Window, note_other_window, window_reader
 from vesuvius.prediction_folder import PredictionFolder
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 
@@ -35,7 +34,7 @@ def predict(
     mask: Path | None = None,
     z_start: int | None = None,
     reverse_layers: bool = False,
-    task: int = INK_TASK,
+    task: str | None = None,
     tile_size: int = 128,
     stride: int = 64,
     batch_size: int = 8,
@@ -60,7 +59,7 @@ def predict(
         mask: Papyrus mask (PNG) to use instead of the fragment's own.
         z_start: First layer of the window; by default as in training, or centred on the sheet.
         reverse_layers: Read the layers from the last to the first; z_start counts from there.
-        task: Index of the task to predict; 0 is ink.
+        task: Name of the task, "unknown" for the mean gate; by default that of the fragment's ink.
         tile_size: Rows and columns of a tile.
         stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
         batch_size: Tiles predicted at once.
@@ -80,7 +79,7 @@ def predict(
         "input_fingerprint": fingerprint(opened),
         "z_start": ensemble.models[0].recipe.window.z_start if z_start is None else z_start,
         "reverse_layers": reverse_layers,
-        "task": task,
+        "task": ensemble.models[0].tasks.choose(task, opened.name),
         "tile_size": tile_size,
         "stride": stride,
     }
@@ -107,6 +106,7 @@ class _Job:
         else:
             self.map_all(folder)
         folder.clear()
+        note(f"map in {folder.path / 'prob.tif'}, picture in {folder.path / 'preview.png'}")
 
     def map_one(self, folder: PredictionFolder) -> None:
         """Write the map of the only member, or the rest of one that was stopped."""
@@ -151,7 +151,7 @@ class _Job:
     def _introduce(self) -> None:
         """Refuse what does not fit before anything is written, and say what is about to be done."""
         for model in self.ensemble.models:
-            check_tasks([self.settings["task"]], model.network.num_tasks)
+            model.tasks.gates(self.settings["task"])
         self.ensemble.check_tile(self.settings["tile_size"])
         number = self.ensemble.num_members
         order = ", reversed" if self._is_reversed else ""
@@ -197,6 +197,7 @@ class _Job:
             window=asdict(self._window),
             intensity=ensemble.models[0].recipe.window.intensity,
             layer_order="reversed" if self._is_reversed else "as stored",
+            is_own_task=ensemble.models[0].tasks.is_own(self.settings["task"], fragment.name),
             tta=ensemble.describe_views(),
             mc_samples=ensemble.config.mc_samples,
             num_predictions=ensemble.num_members,

@@ -14,7 +14,7 @@ from core.files import read_json, write_json
 from core.inference import Journal
 from vesuvius.maps import MapFile
 from vesuvius.moments import MomentMaps
-from vesuvius.pictures import shrink, side_by_side, write_png
+from vesuvius.pictures import captioned, shrink, side_by_side, write_png
 
 BAND_ROWS = 256
 UNCERTAINTIES = ("standard deviation", "predictive entropy", "mutual information")
@@ -123,9 +123,13 @@ class PredictionFolder:
         preview = shrink(tifffile.memmap(prob.path, mode="r"))
         pages = tifffile.memmap(spread.path, mode="r")
         whites = [quantile(page, self._papyrus_mask, WHITE_QUANTILE) for page in pages]
-        pictures = [shrink(page, white=w or 1) for page, w in zip(pages, whites, strict=True)]
+        panels = [captioned(preview, "mean probability: white 1")]
+        for name, page, white in zip(UNCERTAINTIES, pages, whites, strict=True):
+            unit = "" if name == "standard deviation" else " bit"
+            text = f"{name}: white {white:.2g}{unit}"
+            panels.append(captioned(shrink(page, white=white or 1), text))
         write_png(self.path / "preview.png", preview)
-        write_png(self.path / "uncertainty.png", side_by_side(preview, *pictures))
+        write_png(self.path / "uncertainty.png", side_by_side(*panels))
         return dict(zip(UNCERTAINTIES, whites, strict=True))
 
     def _partial(self, name: str) -> Path:

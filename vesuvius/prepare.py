@@ -23,6 +23,7 @@ from vesuvius.fragment import Fragment, VolumeReader, fingerprint, open_fragment
 from vesuvius.prepared import (
     FORMAT_VERSION,
     INK_LABEL,
+    IR_IMAGE,
     LABELLED,
     SUFFIX,
     LayersInnermost,
@@ -142,6 +143,8 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
         np.save(folder / INK_LABEL, fragment.ink_label)
     if fragment.labelled_area is not None:
         np.save(folder / LABELLED, fragment.papyrus_mask & fragment.labelled_area)
+    if fragment.ir_image is not None:
+        np.save(folder / IR_IMAGE, fragment.ir_image)
     volume = LayersInnermost(np.load(folder / "volume.npy", mmap_mode="r"))
     histograms = layer_histograms(volume, fragment.papyrus_mask)
     np.save(folder / "layer_histograms.npy", histograms)
@@ -160,6 +163,7 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
         "voxel_size_um": fragment.voxel_size_um,
         "has_ink_label": fragment.ink_label is not None,
         "is_partly_labelled": fragment.labelled_area is not None,
+        "has_ir_image": fragment.ir_image is not None,
         "sheet_depth": statistics.sheet_depth,
         "mean": mean,
         "std": std,

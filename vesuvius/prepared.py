@@ -2,8 +2,9 @@
 
 `volume.npy` keeps the layers innermost, (Y, X, Z), so that a patch is a few contiguous pieces of
 the file. Beside it lie `papyrus_mask.npy`, `ink_label.npy` where there is a label,
-`labelled_papyrus.npy` where that does not cover all of the papyrus,
-`layer_histograms.npy` and `volume.json`, which says where all of it came from.
+`labelled_papyrus.npy` where that does not cover all of the papyrus, `ir_image.npy` where there is
+an infrared photograph, `layer_histograms.npy` and `volume.json`, which says where all of it came
+from.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ FORMAT_VERSION = 1
 SUFFIX = ".vol"
 INK_LABEL = "ink_label.npy"
 LABELLED = "labelled_papyrus.npy"
+IR_IMAGE = "ir_image.npy"
+OF_TRAINING = {INK_LABEL, LABELLED, IR_IMAGE}  # files that prediction does without
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class PreparedVolume:
         info: What `volume.json` says.
         labelled_papyrus: bool (Y, X), mapped: papyrus whose label is known, which is all of
             `papyrus_mask`, and the same array, unless the fragment says otherwise.
+        ir_image: Infrared photograph, uint8 (Y, X), mapped, or None as `ink_label`.
     """
 
     name: str
@@ -49,9 +53,11 @@ class PreparedVolume:
     statistics: VolumeStatistics
     info: dict[str, Any]
     labelled_papyrus: np.ndarray
+    ir_image: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_prepared, (self.path, self.ink_label is not None)
+        with_label = self.ink_label is not None or self.ir_image is not None
+        return open_prepared, (self.path, with_label)
 
 
 class LayersInnermost:
@@ -94,7 +100,7 @@ def open_prepared(path: str | Path, with_label: bool = True) -> PreparedVolume:
 
     Args:
         path: The folder.
-        with_label: Whether to open the ink label if there is one.
+        with_label: Whether to open the ink label and the infrared photograph if there are any.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
@@ -117,6 +123,9 @@ def open_prepared(path: str | Path, with_label: bool = True) -> PreparedVolume:
     labelled_papyrus = papyrus_mask
     if ink_label is not None and info.get("is_partly_labelled"):
         labelled_papyrus = _open_array(path / LABELLED, bool, (height, width))
+    ir_image = None
+    if with_label and info.get("has_ir_image"):
+        ir_image = _open_array(path / IR_IMAGE, np.uint8, (height, width))
     histograms = _open_array(path / "layer_histograms.npy", np.int64, (num_layers, 256))
     return PreparedVolume(
         name=info["name"],
@@ -127,6 +136,7 @@ def open_prepared(path: str | Path, with_label: bool = True) -> PreparedVolume:
         statistics=VolumeStatistics(np.array(histograms)),
         info=info,
         labelled_papyrus=labelled_papyrus,
+        ir_image=ir_image,
     )
 
 

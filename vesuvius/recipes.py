@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from core.losses import LossWeights, MapLoss
 from core.training import TrainingConfig
-from vesuvius.augment import AugmentConfig
+from vesuvius.augment import SEED_AUGMENTATION, AugmentConfig
 from vesuvius.label_care import LabelConfig
 from vesuvius.networks.i3d import I3DConfig
 from vesuvius.networks.registry import NetworkConfig
@@ -16,6 +16,7 @@ from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.networks.stack_2d import Stack2DConfig
 from vesuvius.sampling import SamplingConfig
 from vesuvius.statistics import Intensity
+from vesuvius.tasks import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class InkRecipe:
     validation: ValidationConfig
     training: TrainingConfig
     labels: LabelConfig = field(default_factory=LabelConfig)
+    tasks: TaskConfig = field(default_factory=TaskConfig)
 
 
 def buckets() -> InkRecipe:
@@ -232,7 +234,7 @@ def repmode_buckets_v2() -> InkRecipe:
 
 def repmode_2() -> InkRecipe:
     """Return "RepMode 2": normalised, patches at the edges of ink and void ones, augmentations."""
-    return replace(repmode_buckets(), sampling=EDGES_AND_VOID, augment=AUGMENTATION)
+    return replace(repmode_buckets(), sampling=EDGES_AND_VOID, augment=SEED_AUGMENTATION)
 
 
 def repmode_2d_module() -> InkRecipe:
@@ -273,7 +275,7 @@ def repmode_segformer() -> InkRecipe:
         network=RepModeSegformerConfig(),
         window=replace(recipe.window, num_layers=16, z_shift=2),
         sampling=replace(recipe.sampling, patch_size=128, translation=(-64, 32)),
-        augment=replace(AUGMENTATION, layer_dropout=2),
+        augment=replace(SEED_AUGMENTATION, layer_dropout=2),
         loss=LossConfig(smoothing=0.1),
         validation=ValidationConfig(gap=256),
         training=replace(recipe.training, learning_rate=3e-4, warmup_epochs=1, ema_decay=0.99),
@@ -282,16 +284,6 @@ def repmode_segformer() -> InkRecipe:
 
 NO_AUGMENTATION = AugmentConfig(
     flip=0.0, rotate90=0.0, brightness_contrast=0.0, noise=0.0, layer_dropout=0
-)
-
-AUGMENTATION = AugmentConfig(
-    flip=0.5,
-    rotate90=0.5,
-    brightness_contrast=0.15,
-    shift_scale_rotate=0.55,
-    noise_or_blur=0.5,
-    grid_distortion=0.5,
-    coarse_dropout=0.5,
 )
 
 EDGES_AND_VOID = SamplingConfig(patch_size=64, bucket_cap=0, num_edges=6000, num_void=3000)

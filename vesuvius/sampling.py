@@ -64,11 +64,11 @@ class SamplingConfig:
         for name in ("patch_size", "num_buckets", "grid_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it is at least 1")
-        for name in _COUNTS:
+        for name in COUNTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it is at least 0")
-        if not any(getattr(self, name) for name in _COUNTS):
-            raise ValueError(f"sampling draws nothing; set one of {', '.join(_COUNTS)} above 0")
+        if not any(getattr(self, name) for name in COUNTS):
+            raise ValueError(f"sampling draws nothing; set one of {', '.join(COUNTS)} above 0")
         if self.translation[0] > self.translation[1]:
             raise ValueError(f"sampling.translation {self.translation} is not (least, greatest)")
         if self.balance not in get_args(Balance):
@@ -77,7 +77,7 @@ class SamplingConfig:
             )
 
 
-_COUNTS = ("bucket_cap", "num_void", "num_edges", "num_raw", "num_grid")
+COUNTS = ("bucket_cap", "num_void", "num_edges", "num_raw", "num_grid")
 
 
 def sample_fragments(
@@ -158,7 +158,7 @@ def sample_points(
     Raises:
         ValueError: The piece is smaller than a patch.
     """
-    _check_fits(piece, config.patch_size)
+    check_fits(piece, config.patch_size)
     label_YX = np.ascontiguousarray(label_YX[piece.slices]).view(np.uint8)
     mask_YX, patch_size = mask_YX[piece.slices], config.patch_size
     corners = [
@@ -226,7 +226,12 @@ def points_csv(points: Mapping[str, NDArray[np.int32]]) -> str:
     return text.getvalue()
 
 
-def _check_fits(piece: Piece, patch_size: int) -> None:
+def check_fits(piece: Piece, patch_size: int) -> None:
+    """Refuse a piece that is smaller than a patch.
+
+    Raises:
+        ValueError: Naming both sizes.
+    """
     height, width = piece.y_stop - piece.y_start, piece.x_stop - piece.x_start
     if min(height, width) < patch_size:
         raise ValueError(

@@ -15,10 +15,12 @@ from core.provenance import file_hash
 from vesuvius.folds import Piece
 from vesuvius.fragment import Fragment, open_fragment
 from vesuvius.maps import MapFile
+from vesuvius.tasks import check_is_ink
 
 Advance = Callable[[int], object]
 
 BAND_ROWS = 256
+OWN_TASK = "that of the fragment"
 NOT_OF_THE_MODEL = {"input_fingerprint", "batch_size", "device"}
 
 
@@ -71,7 +73,7 @@ class ScoredMap:
         uncertainty: That of its uncertainties, or None.
         origin: Row and column of the fragment at which the files begin.
         label: bool (Y, X) of what is scored.
-        valid: Papyrus mask, bool (Y, X) of what is scored.
+        valid: Labelled papyrus, bool (Y, X) of what is scored.
     """
 
     name: str
@@ -198,6 +200,9 @@ def scored_predictions(
             "give the fragment that was predicted"
         )
     spread_path = folder / "uncertainty.tif"
+    valid = fragment.papyrus_mask
+    if fragment.labelled_area is not None:
+        valid = valid & fragment.labelled_area
     pieces = [None] if held_out is None else _pieces(folder, held_out, provenance)
     return [
         ScoredMap(
@@ -211,7 +216,7 @@ def scored_predictions(
             uncertainty=MapFile(spread_path) if spread_path.exists() else None,
             origin=(0, 0),
             label=fragment.ink_label[piece.slices if piece else ...],
-            valid=fragment.papyrus_mask[piece.slices if piece else ...],
+            valid=valid[piece.slices if piece else ...],
         )
         for piece in pieces
     ]
@@ -244,6 +249,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
             f"{folder / 'provenance.json'} lacks {', '.join(sorted(missing))}; predict writes it, "
             "run it again"
         )
+    check_is_ink(folder, provenance)
     return provenance
 
 
@@ -252,6 +258,8 @@ def _way(provenance: dict[str, Any]) -> Way:
     settings = provenance["settings"]
     number = provenance.get("num_predictions", 1)
     of_model = {key: value for key, value in settings.items() if key not in NOT_OF_THE_MODEL}
+    if provenance.get("is_own_task"):  # each fragment by its own, of one model: one way
+        of_model["task"] = OWN_TASK
     mean = f"mean of {number} predictions" if number > 1 else "one prediction"
     model = settings.get("checkpoint_sha256", "unknown")[:6]
     return Way(json.dumps([number, of_model], sort_keys=True), f"model {model}, {mean}", number)

@@ -87,6 +87,12 @@ class Counts:
         return int(self.histogram.counts.sum())
 
     @property
+    def is_flat(self) -> bool:
+        """Whether no threshold can tell its pixels apart, as their probabilities are all alike."""
+        used = np.flatnonzero(self.histogram.counts.any(axis=0))
+        return len(used) > 0 and int(used[-1] - used[0]) <= 1
+
+    @property
     def ink_share(self) -> float:
         """Share of ink among them."""
         return float(self.histogram.counts[1].sum() / max(self.num_pixels, 1))
@@ -99,6 +105,7 @@ class Counts:
         return {
             "pixels": self.num_pixels,
             "ink_share": self.ink_share,
+            "is_flat": self.is_flat,
             "loss": (bce + dice) / 2,
             "bce": bce,
             "dice_loss": dice,

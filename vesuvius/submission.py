@@ -15,13 +15,17 @@ import tifffile
 from numpy.typing import NDArray
 
 from core.files import atomic_path, read_json
+from core.metrics import NUM_BINS
 from core.terminal import note
 from vesuvius import rle
+from vesuvius.tasks import check_is_ink
+from vesuvius.threshold import FLAT
 
 HEADER = ["Id", "Predicted"]
 EMPTY_ROW = "1 1"  # an empty cell reads back as NaN, which some graders reject
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module stops at 131,072, a real row has over 10^6
 BAND_ROWS = 256
+PARTS = {"prob.tif", "provenance.json", "moments.tif", ".journal"}  # of a prediction
 
 
 def submit(
@@ -73,6 +77,9 @@ def submit(
             "single predictions of the held-out pieces; --threshold overrides it"
         )
     rows = {name: ink_mask(folders[name] / "prob.tif", thresholds[name]) for name in folders}
+    for name, folder in folders.items():
+        if is_flat(folder / "prob.tif"):
+            note(f"{name}: {FLAT}")
     for name, mask_YX in rows.items():
         note(f"{name}: threshold {thresholds[name]:.3g}, ink on {mask_YX.mean():.2%} of the pixels")
     write_submission(rows, out)
@@ -113,6 +120,22 @@ def ink_mask(prob_path: Path, threshold: float) -> NDArray[np.bool_]:
             )
         np.greater_equal(band_YX, threshold, out=mask_YX[y : y + BAND_ROWS])
     return mask_YX
+
+
+def is_flat(prob_path: Path) -> bool:
+    """Tell whether a probability map has about one value wherever it is above 0.
+
+    Args:
+        prob_path: As in `ink_mask`.
+    """
+    prob_YX = tifffile.memmap(prob_path, mode="r")
+    low, high = 1.0, 0.0
+    for y in range(0, len(prob_YX), BAND_ROWS):
+        above = prob_YX[y : y + BAND_ROWS]
+        above = above[above > 0]
+        if above.size:
+            low, high = min(low, float(above.min())), max(high, float(above.max()))
+    return high - low <= 1 / NUM_BINS
 
 
 def write_submission(rows: Mapping[str, NDArray[np.bool_]], path: Path) -> None:
@@ -206,16 +229,24 @@ def _compare(name: str, text: str, mask_YX: NDArray[np.bool_]) -> None:
 
 def _read_provenance(folder: Path) -> tuple[str, float | None, int]:
     """Return the fragment's name, the model's own threshold and how many predictions it is of."""
-    for filename in ("prob.tif", "provenance.json"):
-        if not (folder / filename).is_file():
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    missing = [name for name in ("prob.tif", "provenance.json") if name not in names]
+    if missing:
+        is_begun = any(name in PARTS or name.endswith(".partial.tif") for name in names)
+        if is_begun and "checkpoints" not in names:
             raise FileNotFoundError(
-                f"{folder / filename} does not exist: predict did not finish there; "
+                f"{folder / missing[0]} does not exist: predict did not finish there; "
                 f"run `vesuvius predict ... --out {folder}` again, it continues"
             )
+        found = "is no prediction" if names else "does not exist or is empty"
+        raise FileNotFoundError(
+            f"{folder} {found}; give the --out of `vesuvius predict`, not a fragment or a run"
+        )
     path = folder / "provenance.json"
     provenance = read_json(path)
     if not isinstance(provenance, dict) or not {"name", "threshold"} <= provenance.keys():
         raise ValueError(f"{path} lacks name and threshold; predict writes both, run it again")
+    check_is_ink(folder, provenance)
     return provenance["name"], provenance["threshold"], provenance.get("num_predictions", 1)
 
 

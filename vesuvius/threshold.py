@@ -17,6 +17,10 @@ from core.metrics import THRESHOLDS, ProbabilityHistogram, fbeta
 
 Rule = Literal["value", "percentile"]
 PERCENTILES = np.arange(50, 100, 0.25)
+FLAT = (
+    "the map is flat: all papyrus has about the same probability, so no threshold finds ink in it; "
+    "check that the model has learned (its previews) and sees the layers it was trained on"
+)
 
 
 def choose(rule: Rule, others: Sequence[ProbabilityHistogram]) -> float:

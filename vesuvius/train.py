@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import nn
 
 from core.config import to_dict
 from core.deploy import specialize
@@ -22,7 +22,7 @@ from core.terminal import note
 from core.tiling import TilePlan
 from core.training import FitResult, Validation, fit
 from core.unet3d import TaskConditioned
-from vesuvius.dataset import InkPatches, PatchSource
+from vesuvius.dataset import InkPatches
 from vesuvius.folds import (
     Piece,
     check_disjoint,
@@ -30,10 +30,11 @@ from vesuvius.folds import (
     hold_out_fragment,
     hold_out_stripe,
     hold_out_stripes,
+    note_shares,
+    train_whole,
 )
+from vesuvius.ink_loss import InkLoss
 from vesuvius.inkmap import (
-    INK_TASK,
-    TASKS,
     Window,
     ink_predictor,
     seen_window,
@@ -42,10 +43,19 @@ from vesuvius.inkmap import (
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
-from vesuvius.recipes import RECIPES, InkRecipe, LossConfig, ValidationConfig, WindowConfig
-from vesuvius.sampling import points_csv, sample_fragments
+from vesuvius.recipes import RECIPES, InkRecipe, ValidationConfig, WindowConfig
+from vesuvius.task_patches import (
+    Points,
+    check_network,
+    count_patches,
+    note_unknown,
+    points_files,
+    sample_targets,
+    task_sources,
+    tasks_of,
+)
+from vesuvius.tasks import INFRARED, TaskConfig, Tasks
 
-POINTS = "points.csv"
 FOLDS = "folds.json"
 
 
@@ -68,7 +78,9 @@ class Train:
 
     def __call__(self) -> FitResult:
         """Run the training."""
-        return train(self.data, self.out, self.recipe, self.resume)
+        result = train(self.data, self.out, self.recipe, self.resume)
+        note(f"best F0.5 {result.best_score:.3f}, of epoch {result.best_epoch}: {result.best_path}")
+        return result
 
 
 TrainCommand = tyro.extras.subcommand_type_from_defaults(
@@ -97,17 +109,21 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         ValueError: If the volumes and the recipe do not fit together, or `out` holds a run.
     """
     volumes = open_volumes(data)
-    pieces = choose_pieces(volumes, recipe.validation)
+    recipe.tasks.check_fragments(list(volumes))
+    pieces = choose_pieces(volumes, recipe.validation, recipe.tasks)
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
+    note_shares({name: volume.papyrus_mask for name, volume in volumes.items()}, pieces)
     windows = choose_windows(volumes, recipe.window)
     seed = recipe.training.seed
-    points = sample_fragments(volumes, pieces, recipe.sampling, seed)
-    note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
-    dataset = make_dataset(recipe, volumes, points, windows)
-    loss = InkLoss(recipe.loss)
-    validator = Validator(volumes, pieces, windows, recipe.validation)
+    points = sample_targets(volumes, pieces, recipe.sampling, recipe.tasks, seed)
+    tasks = tasks_of(recipe.tasks, points)
+    dataset = make_dataset(recipe, volumes, points, windows, tasks)
+    loss = InkLoss(recipe.loss, tasks.index(INFRARED) if INFRARED in tasks.names else None)
+    validator = Validator(volumes, pieces, windows, recipe.validation, tasks)
     torch.manual_seed(seed)
-    model = build_network(recipe.network, recipe.window.num_layers, len(TASKS))
+    model = build_network(recipe.network, recipe.window.num_layers, len(tasks.names))
+    check_network(model, tasks)
+    note_unknown(pieces, tasks)
     if not resume:
         load_pretrained(model, recipe.network, recipe.window.num_layers)
     _note_plan(model, recipe)
@@ -118,9 +134,9 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         validator,
         recipe.training,
         out,
-        describe(recipe, volumes, windows, pieces, points),
+        describe(recipe, volumes, windows, pieces, points, tasks),
         resume,
-        {POINTS: points_csv(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
+        {**points_files(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
     )
 
 
@@ -128,7 +144,8 @@ def _note_plan(model: TaskConditioned, recipe: InkRecipe) -> None:
     """Tell which way the mixtures of a network will take, if it has any."""
     batch_size, patch = recipe.training.batch_size, recipe.sampling.patch_size
     shape = (batch_size, 1, recipe.window.num_layers, patch, patch)
-    layers = plan(model, shape, [INK_TASK] * batch_size, choose_device("auto").type)
+    tasks = [index % model.num_tasks for index in range(batch_size)]
+    layers = plan(model, shape, tasks, choose_device("auto").type)
     if layers:
         note(summary(layers))
 
@@ -190,13 +207,24 @@ def choose_windows(
     return windows
 
 
-def choose_pieces(volumes: Mapping[str, PreparedVolume], config: ValidationConfig) -> list[Piece]:
+def choose_pieces(
+    volumes: Mapping[str, PreparedVolume],
+    config: ValidationConfig,
+    tasks: TaskConfig = TaskConfig(),  # noqa: B008 - frozen
+) -> list[Piece]:
     """Return the training and validation pieces, checked to be apart.
+
+    Beside the task of ink, fragments without ink label are trained on whole for the infrared one.
 
     Raises:
         ValueError: If the held-out fragment does not exist, or nothing is left to train on.
     """
     masks = {name: volume.papyrus_mask for name, volume in volumes.items()}
+    unscored = []
+    if tasks.kind == "ink-infrared":
+        unlabelled = [name for name, volume in volumes.items() if volume.ink_label is None]
+        unscored = [train_whole(name, masks.pop(name))
+                    for name in unlabelled if name != config.fragment]  # fmt: skip
     if config.num_stripes:
         pieces = hold_out_stripe(
             masks, config.fragment, config.num_stripes, config.stripe, config.gap
@@ -210,7 +238,7 @@ def choose_pieces(volumes: Mapping[str, PreparedVolume], config: ValidationConfi
             for piece in hold_out_stripes(name, mask, config.fraction, config.gap)
         ]
     check_disjoint(pieces, config.gap)
-    return pieces
+    return pieces + unscored
 
 
 def note_narrow_gap(gap: int, patch_size: int) -> None:
@@ -225,16 +253,13 @@ def note_narrow_gap(gap: int, patch_size: int) -> None:
 def make_dataset(
     recipe: InkRecipe,
     volumes: Mapping[str, PreparedVolume],
-    points: Mapping[str, np.ndarray],
+    points: Points,
     windows: Mapping[str, Window],
+    tasks: Tasks,
 ) -> InkPatches:
     """Return the patches that a recipe trains on."""
-    sources = [
-        PatchSource(volumes[name], corners, task=INK_TASK, **asdict(windows[name]))
-        for name, corners in points.items()
-    ]
     return InkPatches(
-        sources,
+        task_sources(volumes, points, windows, tasks),
         recipe.sampling.patch_size,
         recipe.training.seed,
         recipe.augment,
@@ -248,46 +273,32 @@ def describe(
     volumes: Mapping[str, PreparedVolume],
     windows: Mapping[str, Window],
     pieces: Sequence[Piece],
-    points: Mapping[str, np.ndarray],
+    points: Points,
+    tasks: Tasks,
 ) -> dict[str, Any]:
     """Return what a checkpoint must say about itself to be used and traced."""
     return {
         "model": model_name(recipe.network),
         "recipe": to_dict(recipe),
-        "tasks": list(TASKS),
+        "tasks": list(tasks.names),
+        "task_patches": count_patches(points, tasks),
         "num_layers": max(map(depth, volumes.values())),
         "windows": {
             name: seen_window(window, volumes[name].statistics) for name, window in windows.items()
         },
         "pieces": [asdict(piece) for piece in pieces],
-        "points_sha256": hashlib.sha256(points_csv(points).encode()).hexdigest(),
+        "points_sha256": hashlib.sha256(
+            "".join(points_files(points).values()).encode()
+        ).hexdigest(),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
     }
-
-
-class InkLoss:
-    """The loss of a batch inside the papyrus mask."""
-
-    def __init__(self, config: LossConfig) -> None:
-        self._loss = config.make()
-
-    def __call__(
-        self, model: nn.Module, batch: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its parts."""
-        x = batch["x"]
-        if x.device.type == "cpu":  # faster there: benchmarks/memory_layout.py
-            x = x.to(memory_format=torch.channels_last_3d)
-        loss: tuple[Tensor, dict[str, Tensor]] = self._loss(
-            model(x, batch["task"]), batch["label"], batch["valid"]
-        )
-        return loss
 
 
 class Validator:
     """Maps the held-out pieces and scores them together: best F0.5 and its threshold.
 
-    The threshold is kept with the checkpoint, and is what `vesuvius submit` uses.
+    The threshold is kept with the checkpoint, and is what `vesuvius submit` uses. Each piece is
+    mapped by the task of its fragment's ink, or by the mean gate if there is none.
 
     Raises:
         ValueError: If a held-out piece has no label, or none of them has ink.
@@ -299,20 +310,24 @@ class Validator:
         pieces: Sequence[Piece],
         windows: Mapping[str, Window],
         config: ValidationConfig,
+        tasks: Tasks,
     ) -> None:
         self._volumes = volumes
         self._pieces = [piece for piece in pieces if piece.role == "validation"]
         self._windows = windows
         self._config = config
+        self._tasks = tasks
         self._check_labels()
 
     def __call__(self, model: TaskConditioned) -> Validation:
         """Return the score of `model`, with a picture of label and prediction per piece."""
         device = next(model.parameters()).device
-        plain = specialize(model, INK_TASK)
+        gates = {piece: self._tasks.gates_of(piece.fragment) for piece in self._pieces}
+        plain = {several: specialize(model, several) for several in set(gates.values())}
         histogram = ProbabilityHistogram()
         previews = {
-            piece.fragment: self._map(plain, piece, device, histogram) for piece in self._pieces
+            piece.fragment: self._map(plain[gates[piece]], piece, device, histogram)
+            for piece in self._pieces
         }
         threshold, f05 = histogram.best_threshold()
         metrics = {

@@ -32,6 +32,7 @@ def warp(
     maps_YXC: NDArray[np.uint8],
     change: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     fill: int,
+    is_grey: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return patch and maps moved alike.
 
@@ -40,6 +41,8 @@ def warp(
         maps_YXC: Label and masks, of which the nearest pixel is taken; 0 from outside the patch.
         change: What is done to a picture of coordinates; `OUTSIDE` is what it fills with.
         fill: Intensity of voxels from outside the patch, 0..255.
+        is_grey: Whether the first of the maps holds greys, which are interpolated linearly as the
+            voxels are; outside the patch its rim goes on, which the masks keep from counting.
     """
     unchanged = own_coordinates(*patch_YXZ.shape[:2])
     source = change(unchanged)
@@ -50,8 +53,11 @@ def warp(
     for picture in pictures:
         picture[:] = cv2.remap(picture, *fixed, cv2.INTER_LINEAR, borderValue=(fill,) * CHANNELS)
     warped = _from_pictures(pictures)[..., : patch_YXZ.shape[2]]
-    maps = cv2.remap(maps_YXC, source, None, cv2.INTER_NEAREST)
-    return np.ascontiguousarray(warped), maps.reshape(maps_YXC.shape)
+    maps = cv2.remap(maps_YXC, source, None, cv2.INTER_NEAREST).reshape(maps_YXC.shape)
+    if is_grey:
+        grey = np.ascontiguousarray(maps_YXC[..., 0])
+        maps[..., 0] = cv2.remap(grey, *fixed, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(warped), maps
 
 
 def _to_pictures(patch_YXZ: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -102,6 +102,23 @@ def test_temperature_has_the_least_loss_over_all_pixels():
     assert found == pytest.approx(tried[int(np.argmin(losses))], rel=0.004)
 
 
+def test_calibration_and_risk_of_two_parts_add_up():
+    rng = np.random.default_rng(3)
+    prob, label = rng.random(400, dtype=np.float32), rng.random(400) < 0.4
+    reliabilities, risks = [], []
+    for part in (slice(0, 150), slice(150, 400), slice(0, 400)):
+        reliabilities.append(Reliability())
+        reliabilities[-1].add(prob[part], label[part])
+        risks.append(RiskCoverage())
+        risks[-1].add(prob[part], label[part])
+    first, second, whole = reliabilities
+    added = first + second
+    for one in ("expected_error", "cross_entropy", "dice_loss"):
+        assert getattr(added, one)() == pytest.approx(getattr(whole, one)())
+    np.testing.assert_allclose(added.curve(), whole.curve())
+    np.testing.assert_array_equal((risks[0] + risks[1]).curve(), risks[2].curve())
+
+
 def test_histograms_of_logits_add_up():
     prob, label = pixels()
     whole = in_pieces(LogitHistogram(), prob, label)

@@ -57,6 +57,10 @@ def test_specialising_leaves_the_model_as_it_was():
 def test_unknown_task_is_refused():
     with pytest.raises(ValueError, match="task 2 is out of range"):
         specialize(RepModeUNet(2, base_channels=2), 2)
+    with pytest.raises(ValueError, match=r"task -1, 5 is out of range.*tasks 0\.\.1"):
+        specialize(RepModeUNet(2, base_channels=2), [0, 5, -1])
+    with pytest.raises(ValueError, match="no task is given"):
+        specialize(RepModeUNet(2, base_channels=2), [])
 
 
 @pytest.mark.gpu

@@ -24,7 +24,12 @@ from core.terminal import Command, note, progress, run
 
 
 def simulate(
-    out: Path, /, size: tuple[int, int], num_layers: int = 65, mode: Literal["a", "b"] = "a"
+    out: Path,
+    /,
+    size: tuple[int, int],
+    num_layers: int = 65,
+    mode: Literal["a", "b"] = "a",
+    crop: tuple[int, int] | None = None,
 ) -> None:
     """Write a fragment.
 
@@ -33,6 +38,7 @@ def simulate(
         size: Height and width.
         num_layers: Number of layers.
         mode: Kind of fragment.
+        crop: Height and width kept.
 
     Raises:
         ValueError: Never.
@@ -100,15 +106,19 @@ COMMANDS = {
         "warn": "warn",
         "fail": "fail",
         "absent": "no_such_attribute",
+        "group": "GROUP",
     }.items()
 }
+
+
+GROUP = {"inner": Command("summary of inner", "example_commands:simulate")}
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Return a function that runs a command line and returns exit code, stdout and stderr."""
     module = ModuleType("example_commands")
-    vars(module).update(simulate=simulate, Train=Train, Recipe=Recipe, warn=warn)
+    vars(module).update(simulate=simulate, Train=Train, Recipe=Recipe, warn=warn, GROUP=GROUP)
     monkeypatch.setitem(sys.modules, "example_commands", module)
 
     def call(*argv: str) -> tuple[int, str, str]:
@@ -148,6 +158,16 @@ def test_a_subcommand_has_its_own_options(call):
     assert "--out PATH" in call("recipe", "small", "--help")[1]
 
 
+def test_a_group_has_commands_of_its_own(call):
+    assert call("group", "inner", "one", "--size", "3", "4") == (0, "one (3, 4) 65 a\n", "")
+    for argv in (["group"], ["group", "--help"]):
+        code, out, err = call(*argv)
+        assert (code, err) == (0, "")
+        assert "usage: prog group COMMAND" in out
+        assert "summary of group" in out
+        assert "summary of inner" in out
+
+
 def test_the_arguments_of_the_process_are_the_default(call, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prog", "train"])
     assert run("prog", "", COMMANDS) == 0
@@ -169,12 +189,20 @@ def test_the_help_of_a_command_shows_types_and_defaults(call):
         ("--verbose", ["unknown command '--verbose'"]),
         ("simulate", ["OUT, --size INT INT", "`prog simulate --help`"]),
         ("simulate one --size 3", ["--size", "Expected 2 values"]),
-        ("simulate one --size 3 x", ["--size", "['3', 'x']", "tuple[int, int]"]),
+        ("simulate one --size 3 x", ["error: --size takes INT INT, not 3 x; see"]),
         ("simulate one --size 3 4 --mode c", ["'c'", "--mode", "('a', 'b')"]),
         ("simulate one --size 3 4 --num-layer 5", ["--num-layer, 5", "--num-layers INT"]),
-        ("simulate one --size 3 4 --num-layers 5.5", ["--num-layers", "'5.5'"]),
+        ("simulate one --size 3 4 --num-layers 5.5", ["error: --num-layers takes INT, not 5.5;"]),
+        ("simulate one --size 3 4 --crop 220", ["error: --crop takes INT INT, not 220; see"]),
+        ("simulate one --size 3 4 --crop", ["error: --crop takes INT INT, not nothing; see"]),
         ("simulate one two --size 3 4", ["two"]),
-        ("recipe smal --rate 1", ["smal, --rate, 1; ", "Available subcommands: small, large; "]),
+        (
+            "recipe smal --rate 1",
+            ["`prog recipe` has no 'smal'; perhaps you meant 'small'; see `prog recipe --help`"],
+        ),
+        ("recipe xyz", ["`prog recipe` has no 'xyz'; choose from small, large; see"]),
+        ("group iner", ["unknown command 'iner'; perhaps you meant 'inner'; see `prog group --h"]),
+        ("group inner one", ["--size INT INT", "`prog group inner --help`"]),
         (
             "recipe --rate 1 small",
             ["Unrecognized or misplaced options: --rate, 1; ", "ordering can matter"],
@@ -182,6 +210,7 @@ def test_the_help_of_a_command_shows_types_and_defaults(call):
         ("recipe small --x 1 --outt y", ["Unrecognized options: --x, 1, --outt, y; see"]),
         ("recipe", ["Expected one of {small, large}"]),
         ("recipe small --outt x", ["--outt, x; Perhaps you meant: --out PATH"]),
+        ("train --rate x", ["error: --rate takes FLOAT, not x; see"]),
         ("train --rate -1", ["rate -1.0 is below 0; choose one above"]),
     ],
 )

@@ -115,6 +115,8 @@ def test_layer_missing_or_extra_at_the_end(fails, run, fragments, tmp_path):
         (["nonsense"], "unknown command 'nonsense'"),
         (["prdict"], "perhaps you meant 'predict'"),
         (["train", "nonsense", "--data", "d", "--out", "o"], "nonsense"),
+        (["train", "smal", "--data", "d", "--out", "o"], "no 'smal'; perhaps you meant 'small'"),
+        (["simulate", "o", "--size", "220"], "--size takes INT INT, not 220; see"),
         (["train", "small", "--data", "d", "--out", "o", "--network.colour", "3"], "colour"),
         (["train", "small", "--data", "none", "--out", "o"], "make it with"),
         (["train", "small", "--out", "o"], "--data"),
@@ -122,13 +124,19 @@ def test_layer_missing_or_extra_at_the_end(fails, run, fragments, tmp_path):
         (["train", "small", "--data", "d", "--out", "o", "--training.epochs", "0"], "1 or more"),
         (["predict", "none", "none", "--out", "o"], "no such checkpoint"),
         (["prepare", "none", "--out", "o"], "none not found"),
-        (["submit", "none", "--out", "o.csv"], "predict did not finish"),
+        (["submit", "none", "--out", "o.csv"], "none does not exist or is empty; give the --out"),
     ],
 )
 def test_unknown_names_and_options(arguments, says, fails, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fails(*arguments, says=says)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fragment_or_a_run_is_no_prediction(fails, fragments, run, tmp_path):
+    for folder in (fragments["1"], run):
+        says = f"{folder} is no prediction; give the --out of `vesuvius predict`"
+        fails("submit", folder, "--out", tmp_path / "s.csv", says=says)
 
 
 def write_prediction(folder: Path, prob: np.ndarray) -> Path:
@@ -255,7 +263,7 @@ def test_resume_with_a_changed_config(fails, prepared, run):
 
 def test_task_out_of_range_and_checkpoint_of_another_model(fails, run, fragments, tmp_path):
     out = ["--out", tmp_path / "out"]
-    fails("predict", run, fragments["a"], *out, "--task", "7", says="tasks 0..0")
+    fails("predict", run, fragments["a"], *out, "--task", "7", says="no task '7'; it has ink")
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"something else")
     fails("predict", other, fragments["a"], *out, says="damaged or no checkpoint")

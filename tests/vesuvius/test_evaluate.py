@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,8 @@ from vesuvius.fragment import open_fragment
 from vesuvius.held_out import scored_held_out
 from vesuvius.inkmap import load_model
 from vesuvius.maps import MapFile
+from vesuvius.pictures import CAPTION_ROWS
+from vesuvius.scored import Truths, scored_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -347,7 +350,8 @@ def test_pictures_show_the_label_above_the_map(fragments, tmp_path):
     strip = cv2.imread(str(tmp_path / "out" / "pictures" / "0-strip.png"), cv2.IMREAD_UNCHANGED)
     opened = open_fragment(fragments["1"])
     height = len(opened.ink_label)
-    np.testing.assert_array_equal(strip[:height] > 0, opened.ink_label & opened.papyrus_mask)
+    label = strip[CAPTION_ROWS : CAPTION_ROWS + height]
+    np.testing.assert_array_equal(label > 0, opened.ink_label & opened.papyrus_mask)
     prob = MapFile(folder / "prob.tif").read(0, height)[0]
     np.testing.assert_array_equal(strip[-height:], np.round(prob * 255))
 
@@ -363,4 +367,26 @@ def test_a_high_piece_is_shown_beside_its_label(run, prepared, tmp_path):
     )
     assert height > width
     strip = cv2.imread(str(tmp_path / "out" / "pictures" / "0-strip.png"), cv2.IMREAD_UNCHANGED)
-    assert strip.shape == (height, 2 * width + 8)
+    assert strip.shape == (height + CAPTION_ROWS, 2 * width + 8)
+
+
+def test_only_labelled_papyrus_of_a_prediction_is_scored(fragments, tmp_path):
+    """What is wrong in the label outside of its area changes no score."""
+    found = []
+    for name, wrong in (("kept", 0), ("wrong", 255)):
+        fragment = tmp_path / name / "1"
+        shutil.copytree(fragments["1"], fragment)
+        label = cv2.imread(str(fragment / "inklabels.png"), cv2.IMREAD_GRAYSCALE)
+        prediction = write_prediction(tmp_path / name / "pred", fragments["1"])
+        area = np.full_like(label, 255)
+        area[40:70], label[40:70, 20:140] = 0, wrong
+        cv2.imwrite(str(fragment / "inklabels.png"), label)
+        cv2.imwrite(str(fragment / "labelled_area.png"), area)
+        (scored,) = scored_predictions(prediction, Truths([fragment]))
+        np.testing.assert_array_equal(
+            scored.valid, open_fragment(fragment).papyrus_mask & (area > 0)
+        )
+        found.append(evaluated((prediction,), tmp_path / name / "out", truth=(fragment,)))
+    for one in (found[0][0], found[1][0]):
+        del one["source"]
+    assert found[0] == found[1]

@@ -14,6 +14,7 @@ from vesuvius.folds import (
     hold_out_fragment,
     hold_out_stripe,
     hold_out_stripes,
+    note_shares,
 )
 
 
@@ -156,3 +157,19 @@ def test_impossible_pieces_are_refused():
         Piece("1", 5, 5, 0, 4, "train")
     with pytest.raises(ValueError, match="role 'test' is not one of train, validation"):
         Piece("1", 0, 5, 0, 4, "test")
+
+
+def test_shares_of_papyrus_are_told_with_a_remedy_where_the_gap_takes_much(capsys):
+    masks = {"1": np.ones((200, 40), bool), "2": np.ones((30, 30), bool)}
+    masks["1"][:, :20] = False
+    pieces = [
+        Piece("1", 0, 60, 0, 40, "train"), Piece("1", 150, 200, 0, 40, "validation"),
+        Piece("2", 0, 30, 0, 30, "train"),
+    ]  # fmt: skip
+    note_shares(masks, pieces)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (
+        "1: of its papyrus 30% is trained on, 25% held out, 45% lost to the gap between; a smaller "
+        "--validation.gap loses less"
+    )
+    assert second == "2: of its papyrus 100% is trained on, 0% held out, 0% lost to the gap between"

@@ -95,9 +95,10 @@ def test_a_given_mask_replaces_the_own_one(kaggle: Path, tmp_path: Path) -> None
 def test_the_fingerprint_follows_every_file(kaggle: Path) -> None:
     before = fingerprint(open_fragment(kaggle))
     assert fingerprint(open_fragment(kaggle)) == before
-    (kaggle / "ir.png").write_bytes(b"not read")
+    (kaggle / "notes.txt").write_bytes(b"not read")
     assert fingerprint(open_fragment(kaggle)) == before
-    for name in ("surface_volume/03.tif", "mask.png", "inklabels.png"):
+    write_png(kaggle / "ir.png", np.ones(SHAPE[1:], bool))
+    for name in ("surface_volume/03.tif", "mask.png", "inklabels.png", "ir.png"):
         os.utime(kaggle / name, ns=(0, 1))
         after = fingerprint(open_fragment(kaggle))
         assert after != before

@@ -8,9 +8,11 @@ import pytest
 
 from vesuvius.pictures import (
     BAND_ROWS,
+    CAPTION_ROWS,
     FOUND,
     INVENTED,
     MISSED,
+    captioned,
     overlay,
     png_bytes,
     shrink,
@@ -89,3 +91,12 @@ def test_a_coloured_picture_makes_the_row_coloured():
 def test_pictures_stand_above_each_other_with_a_gap():
     column = stacked(np.zeros((1, 2), np.uint8), np.full((2, 2), 9, np.uint8), gap=1)
     assert column.tolist() == [[0, 0], [128, 128], [9, 9], [9, 9]]
+
+
+@pytest.mark.parametrize("picture", [np.zeros((20, 300), np.uint8), np.zeros((9, 90, 3), np.uint8)])
+def test_a_caption_stands_above_its_picture_and_fits(picture):
+    captioned_picture = captioned(picture, "standard deviation: white 0.12")
+    caption, below = captioned_picture[:CAPTION_ROWS], captioned_picture[CAPTION_ROWS:]
+    np.testing.assert_array_equal(below, picture)
+    assert caption.min() < 200
+    assert (caption[:, -1] == 255).all()

@@ -135,7 +135,9 @@ def test_finished_prediction_is_not_repeated_and_another_is_refused(
 ):
     monkeypatch.setattr("vesuvius.predict._Job.map_one", lambda *_: pytest.fail("repeated"))
     predict(run, fragments["a"], out=prediction, **OPTIONS)
-    assert "already finished" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "already finished" in said
+    assert f"map in {prediction / 'prob.tif'}, picture in {prediction / 'preview.png'}\n" in said
     with pytest.raises(ValueError, match="holds a prediction with other stride"):
         predict(run, fragments["a"], out=prediction, **OPTIONS | {"stride": 16})
 
@@ -193,8 +195,8 @@ def test_unknown_task_and_other_checkpoints_are_refused(run, fragments, tmp_path
             predict(source, fragments["a"], out=tmp_path / "out", **OPTIONS)
         assert not (tmp_path / "out" / "prob.tif").exists()
 
-    with pytest.raises(ValueError, match=r"task 1 is out of range.*tasks 0\.\.0"):
-        predict(run, fragments["a"], out=tmp_path / "out", task=1, **OPTIONS)
+    with pytest.raises(ValueError, match="no task 'dark'; it has ink, and unknown for"):
+        predict(run, fragments["a"], out=tmp_path / "out", task="dark", **OPTIONS)
     refuse(run / "checkpoints" / "last.safetensors", TRAINING_STATE)
     tensors, meta = load(run / "checkpoints" / "best.safetensors", WEIGHTS)
     other = tmp_path / "other.safetensors"

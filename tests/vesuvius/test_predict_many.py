@@ -22,6 +22,7 @@ from vesuvius.ensemble import EnsembleConfig, load_ensemble
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import load_model, window_reader
 from vesuvius.moments import Pass
+from vesuvius.pictures import CAPTION_ROWS
 from vesuvius.predict import choose_window, predict
 from vesuvius.submission import submit
 
@@ -84,7 +85,7 @@ def listed(run: Path, path: Path, config: EnsembleConfig) -> np.ndarray:
         stream(
             TilePlan(mask.shape, (40, 40), (24, 24)),
             window_reader(fragment.volume, window),
-            predictor(ensemble.members(number, number + 1, 0, window), "cpu"),
+            predictor(ensemble.members(number, number + 1, "ink", window), "cpu"),
             lambda start, stop, values, prob=prob: prob.__setitem__(slice(start, stop), values[0]),
             batch_size=4,
             mask=mask,
@@ -320,7 +321,7 @@ def test_ensembles_see_one_window_and_name_a_model_once(run, second_run, tmp_pat
 
 def test_samples_are_drawn_with_the_dropout_of_training_or_the_default(run):
     noise = load_ensemble(run, EnsembleConfig(mc_samples=2)).noise()
-    assert noise == {"mc_dropout": 0.2, "gate_noise": 0.1, "seed": 0}
+    assert noise == {"mc_dropout": 0.05, "gate_noise": 0.1, "seed": 0}
     ensemble = load_ensemble(run, EnsembleConfig(mc_samples=2, gate_noise=0.0))
     (model,) = ensemble.models
     network = replace(model.recipe.network, dropout=0.35)
@@ -385,7 +386,8 @@ def test_each_run_of_an_ensemble_is_named_by_an_option_of_its_own(monkeypatch):
 
 def test_the_picture_shows_map_and_uncertainties_side_by_side(fragment, six):
     picture = cv2.imread(str(six / "uncertainty.png"), cv2.IMREAD_UNCHANGED)
-    assert picture.shape == (64, 4 * 80 + 3 * 8)
+    assert picture.shape == (CAPTION_ROWS + 64, 4 * 80 + 3 * 8)
+    picture = picture[CAPTION_ROWS:]
     whites = json.loads((six / "provenance.json").read_text())["uncertainty_white"]
     inside = open_fragment(fragment).papyrus_mask
     pages = tifffile.imread(six / "uncertainty.tif")

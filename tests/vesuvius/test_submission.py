@@ -196,3 +196,13 @@ def test_damaged_and_foreign_maps_are_refused(tmp_path):
     (folder / "provenance.json").write_text("[]")
     with pytest.raises(ValueError, match="lacks name and threshold"):
         submit((folder,), out=tmp_path / "s.csv")
+
+
+def test_a_flat_map_is_called_flat(tmp_path, capsys):
+    flat = np.zeros((600, 30), np.float32)
+    flat[5:] = 0.7
+    submit((write_prediction(tmp_path / "p", flat, "a"),), out=tmp_path / "s.csv")
+    assert "a: the map is flat" in capsys.readouterr().err
+    flat[599] = 0.71
+    submit((write_prediction(tmp_path / "q", flat, "a"),), out=tmp_path / "s.csv")
+    assert "map is flat" not in capsys.readouterr().err

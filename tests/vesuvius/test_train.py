@@ -16,13 +16,14 @@ import pytest
 
 from core.checkpoint import WEIGHTS, load
 from core.metrics import ProbabilityHistogram
+from core.training import FitResult
 from tests.vesuvius.conftest import NUM_LAYERS, tiny_recipe, write_fragment
 from vesuvius.folds import Piece
 from vesuvius.inkmap import load_model
 from vesuvius.prepare import prepare
 from vesuvius.recipes import RECIPES, LossConfig, ValidationConfig, WindowConfig
 from vesuvius.sampling import points_csv, sample_fragments
-from vesuvius.train import note_narrow_gap, open_volumes, train
+from vesuvius.train import Train, note_narrow_gap, open_volumes, train
 
 
 def test_run_folder_holds_what_a_user_expects(run):
@@ -140,7 +141,16 @@ def test_a_stripe_can_be_held_out_and_is_written_down(prepared, tmp_path, capsys
         ("1", "train"), ("2", "train"), ("2", "validation"),
     ]  # fmt: skip
     assert stored["gap"] == 16
-    assert "validation.gap 16 is less than a patch and its halo (64 px)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "validation.gap 16 is less than a patch and its halo (64 px)" in said
+    assert "1: of its papyrus 100% is trained on, 0% held out, 0% lost" in said
+
+
+def test_the_command_says_where_the_best_model_is(monkeypatch, tmp_path, capsys):
+    result = FitResult(0.5, 3, tmp_path / "best.safetensors", epochs=4, steps=9)
+    monkeypatch.setattr("vesuvius.train.train", lambda *_: result)
+    assert Train(tmp_path, tmp_path / "run", tiny_recipe())() is result
+    assert capsys.readouterr().err == f"best F0.5 0.500, of epoch 3: {result.best_path}\n"
 
 
 def test_the_gap_of_every_recipe_is_wide_enough(capsys):

@@ -1,0 +1,108 @@
+"""The control for invented ink: shifted labels over the same voxels, and what chance is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from core.files import read_json
+from vesuvius.control import control, judge, shift_labels
+from vesuvius.prepared import open_prepared
+from vesuvius.train import open_volumes
+
+SHAPE = (160, 200)
+
+
+def blobs(seed: int) -> np.ndarray:
+    """Return a label of random squares, bool (Y, X)."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros(SHAPE, bool)
+    for y, x in rng.integers(0, 140, (12, 2)):
+        label[y : y + 14, x : x + 14] = True
+    return label
+
+
+def mapped(prob: np.ndarray, label: np.ndarray) -> SimpleNamespace:
+    """Return what `judge` needs of a scored map."""
+    valid = np.ones(SHAPE, bool)
+    band = SimpleNamespace(prob=prob.astype(np.float32), label=label, valid=valid)
+    return SimpleNamespace(title="piece", label=label, valid=valid, band=lambda start, stop: band)
+
+
+def test_labels_are_shifted_far_and_the_voxels_are_the_same(prepared, tmp_path):
+    volumes = open_volumes(prepared)
+    shifted = open_volumes(shift_labels(volumes, tmp_path / "control", seed=0))
+    for name, volume in volumes.items():
+        copy = shifted[name]
+        assert (copy.path / "volume.npy").resolve() == (volume.path / "volume.npy").resolve()
+        np.testing.assert_array_equal(copy.volume, volume.volume)
+        assert not (copy.ink_label & ~copy.papyrus_mask).any()
+        ink, moved = volume.ink_label & volume.papyrus_mask, np.asarray(copy.ink_label)
+        assert (ink != moved).any()
+        steps = [
+            (dy, dx)
+            for dy in range(ink.shape[0])
+            for dx in range(ink.shape[1])
+            if (np.roll(ink, (dy, dx), (0, 1)) & volume.papyrus_mask == moved).all()
+        ]
+        assert len(steps) == 1
+        assert ink.shape[0] / 4 <= steps[0][0] <= 3 * ink.shape[0] / 4
+
+
+def test_the_same_control_is_found_again_and_another_is_refused(prepared, tmp_path):
+    volumes, out = open_volumes(prepared), tmp_path / "control"
+    shift_labels(volumes, out, seed=0)
+    before = (out / "1.vol" / "ink_label.npy").stat().st_mtime_ns
+    shift_labels(volumes, out, seed=0)
+    assert (out / "1.vol" / "ink_label.npy").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"is of another control; choose another --out"):
+        shift_labels(volumes, out, seed=1)
+
+
+def test_a_volume_without_a_label_is_refused_and_nothing_is_left(prepared, tmp_path):
+    volumes = {"1": replace(open_prepared(prepared / "1.vol"), ink_label=None)}
+    with pytest.raises(ValueError, match=r"1\.vol has no ink label to shift"):
+        shift_labels(volumes, tmp_path / "control", seed=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_map_that_knows_nothing_is_at_chance_and_one_that_knows_is_not():
+    label, noise = blobs(0), np.random.default_rng(1).random(SHAPE)
+    unknowing = judge(mapped(noise, label), seed=0)
+    assert unknowing.is_chance
+    assert unknowing.least < 0.5 < unknowing.greatest
+    knowing = judge(mapped(0.2 * label + 0.8 * noise, label), seed=0)
+    assert not knowing.is_chance
+    assert knowing.roc_auc > knowing.greatest
+    assert "NOT at chance; look for a leak" in str(knowing)
+
+
+def test_a_map_of_ink_elsewhere_is_at_chance_however_sure_it_is():
+    verdict = judge(mapped(np.where(blobs(5), 0.9, 0.1), blobs(0)), seed=0)
+    assert verdict.is_chance
+    assert verdict.greatest - verdict.least > 0.05  # as sure maps do, by luck alone
+
+
+def test_one_command_trains_scores_and_reports_the_control(run, prepared, tmp_path, capsys):
+    control(run, data=prepared, out=tmp_path / "control")
+    record = read_json(tmp_path / "control" / "report" / "evaluation.json")
+    ways = ["the run", "control, on its own shifted labels", "control, on the true labels"]
+    assert list(record["averages"]) == ways
+    assert len(record["maps"]) == 6
+    assert len(record["control"]) == 2
+    page = (tmp_path / "control" / "report" / "report.html").read_text()
+    assert all(line in page for line in record["control"])
+    by_way = {way: [m for m in record["maps"] if m["way"] == way] for way in ways}
+    for own, true in zip(by_way[ways[1]], by_way[ways[2]], strict=True):
+        assert own["title"] == true["title"]
+        assert own["ink_share"] != true["ink_share"]
+    config = read_json(tmp_path / "control" / "run" / "config.json")
+    assert (
+        config["description"]["recipe"] == read_json(run / "config.json")["description"]["recipe"]
+    )
+    capsys.readouterr()
+    control(run, data=prepared, out=tmp_path / "control")  # nothing is trained again
+    assert "the run" in capsys.readouterr().out
