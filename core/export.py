@@ -72,7 +72,7 @@ def check_target(path: Path) -> None:
     """Refuse a file that cannot be written as asked, before any work.
 
     Raises:
-        ValueError: If its suffix is unknown or it exists.
+        ValueError: If its suffix is unknown, or it or a file in the place of its folder exists.
         RuntimeError: If the libraries that write and run ONNX are not installed.
     """
     if path.suffix not in _EXPORTERS:
@@ -81,6 +81,8 @@ def check_target(path: Path) -> None:
         )
     if path.exists():
         raise ValueError(f"{path} exists; delete it or choose another --out")
+    if blocking := next((parent for parent in path.parents if parent.is_file()), None):
+        raise ValueError(f"{path} cannot be made, {blocking} is a file; choose another --out")
     missing = [name for name in _ONNX_LIBRARIES if find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
         raise RuntimeError(

@@ -8,6 +8,7 @@ mixtures are chosen as on a CPU, which differs in few layers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from core.convolution import direct_only
 from core.gatrep import TaskGroups
+from core.recompute import recomputing
 from core.unet3d import TaskConditioned
 
 
@@ -47,6 +49,7 @@ def step_memory(
     shape: Sequence[int],
     tasks: Sequence[int],
     autocast: torch.dtype | None = None,
+    recompute: bool = False,
 ) -> StepMemory:
     """Return what a training step of a network on a batch would need.
 
@@ -55,13 +58,18 @@ def step_memory(
         shape: Shape of the batch (N, C, Z, Y, X).
         tasks: Task of each sample (N,).
         autocast: Precision of autocast; None for none.
+        recompute: Whether blocks are computed again in the backward pass (`core.recompute`).
+
+    Raises:
+        ValueError: If there is no block to compute again.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), direct_only(), LiveBytes() as live:
         network = build().network.train()
         trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         weights = live.now
         x = torch.empty(tuple(shape))
-        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        saving = recomputing(network) if recompute else contextlib.nullcontext()
+        with saving, torch.autocast("cpu", autocast, enabled=autocast is not None):
             loss = network(x, TaskGroups.of(tasks)).float().square().mean()
         kept = live.now - weights
         loss.backward()

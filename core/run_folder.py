@@ -1,4 +1,4 @@
-"""The folder of a training run: configuration, checkpoints, metrics, TensorBoard and previews."""
+"""The folder of a training run: configuration, checkpoints, metrics, logs and previews."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from core.files import atomic_path, write_json
 from core.provenance import collect
 from core.terminal import note, progress
+from core.wandb_log import open_wandb
 
 
 class RunFolder:
@@ -80,7 +81,7 @@ class RunFolder:
 
 
 class RunLog:
-    """Progress bar, metrics.jsonl, TensorBoard and previews of a run.
+    """Progress bar, metrics.jsonl, previews, TensorBoard and, if wanted, W&B of a run.
 
     What an interrupted run logged after the checkpoint is removed, for it will be logged again.
 
@@ -89,22 +90,37 @@ class RunLog:
         epoch: Finished epochs of the checkpoint.
         step: Its finished optimiser steps.
         num_samples: Samples from there to the end of the run.
+        wandb: Project of Weights & Biases to log to as well; None for none.
+        config: What W&B shows of the configuration.
     """
 
-    def __init__(self, path: Path, epoch: int, step: int, num_samples: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        epoch: int,
+        step: int,
+        num_samples: int,
+        wandb: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.metrics_path = path / "metrics.jsonl"
         self.epoch = epoch
         self.step = step
         self.num_samples = num_samples
+        self.wandb = wandb
+        self.config = config or {}
 
     def __enter__(self) -> RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._cut_metrics()
         with contextlib.ExitStack() as stack:
-            self.writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.step + 1)
-            stack.callback(self.writer.close)
+            board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.step + 1)
+            self.writers: list[Any] = [stack.enter_context(board)]
+            if self.wandb is not None:
+                remote = open_wandb(self.wandb, self.path, self.config)
+                self.writers.append(stack.enter_context(remote))
             self.advance = stack.enter_context(progress("training", self.num_samples, "samples"))
             self.stack = stack.pop_all()
         return self
@@ -139,8 +155,9 @@ class RunLog:
         note(f"epoch {row['epoch']}: loss {row['train']['loss']:.4g}, score {row['score']:.4g}")
 
     def _add_scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+        for writer in self.writers:
+            for name, value in values.items():
+                writer.add_scalar(f"{group}/{name}", value, step)
 
     def _add_preview(self, name: str, image: NDArray[np.uint8], epoch: int, step: int) -> None:
         from PIL import Image
@@ -148,7 +165,8 @@ class RunLog:
         with atomic_path(self.path / "previews" / f"epoch_{epoch:03d}_{name}.png") as partial:
             Image.fromarray(image).save(partial)
         axes = "HW" if image.ndim == 2 else "HWC"
-        self.writer.add_image(f"previews/{name}", image, step, dataformats=axes)
+        for writer in self.writers:
+            writer.add_image(f"previews/{name}", image, step, dataformats=axes)
 
     def _cut_metrics(self) -> None:
         """Keep the rows of finished epochs, one each."""

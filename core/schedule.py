@@ -84,6 +84,9 @@ class EpochPlan:
     ) -> Iterator[list[tuple[int, int]]]:
         """Yield one process's share of every batch from a step to the end of the run.
 
+        Shares are runs of a batch: those of two processes are the batches of one that takes half
+        the batch size and accumulates twice as many, where the batches divide the samples.
+
         Args:
             epoch: Epoch to start in.
             step: Optimiser step of that epoch to start with.
@@ -95,7 +98,9 @@ class EpochPlan:
             The (epoch, index) of each sample.
         """
         first_batch = step * self.accumulate
+        share = self.batch_size // num_processes
+        own = slice(process * share, (process + 1) * share)
         for current in range(epoch, num_epochs):
             for batch in self.batches(current)[first_batch:]:
-                yield [(current, index) for index in batch[process::num_processes]]
+                yield [(current, index) for index in batch[own]]
             first_batch = 0

@@ -84,12 +84,12 @@ def run(
             if job is not None:
                 job()
     except KeyboardInterrupt:
-        note(f"{prog}: interrupted")
+        _say(f"{prog}: interrupted")
         return 130
     except Exception as error:
         if is_debug:
             traceback.print_exc()
-        note(f"{prog}: error: {_one_line(error)}")
+        _say(f"{prog}: error: {_one_line(error)}")
         return 2 if isinstance(error, (ValueError, OSError)) else 1
     return 0
 
@@ -128,7 +128,12 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
 
 
 def note(message: str) -> None:
-    """Write one line to stderr."""
+    """Write one line to stderr; of several processes that do the same, the first alone speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        _say(message)
+
+
+def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 

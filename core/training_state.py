@@ -89,6 +89,20 @@ class TrainingState:
         """Return the network that is validated and kept: the average if there is one."""
         return self.plain if self.average is None else self.average
 
+    def average_statistics(self) -> None:
+        """Average the running statistics over the processes, each of which saw its own share.
+
+        So every process holds the same network after a step, and that is what is saved.
+        """
+        statistics = [buffer for buffer in self.plain.buffers() if buffer.is_floating_point()]
+        if self.accelerator.num_processes == 1 or not statistics:
+            return
+        flat = torch.cat([buffer.flatten() for buffer in statistics])
+        means = self.accelerator.reduce(flat, reduction="mean")
+        sizes = [buffer.numel() for buffer in statistics]
+        for buffer, mean in zip(statistics, means.split(sizes), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
     def update_average(self, step: int) -> None:
         """Move the average towards the weights after optimiser step `step` of the run (from 1).
 

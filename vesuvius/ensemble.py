@@ -115,6 +115,15 @@ class Ensemble:
                 f"multiple of {padded}"
             )
 
+    def note_gentle_samples(self) -> None:
+        """Say so if samples drop little, for the network was trained without dropout."""
+        is_chosen = self.config.mc_samples == 1 or self.config.mc_dropout is not None
+        if not is_chosen and not _dropout_of(self.models[0]):
+            note(
+                "the model was trained without dropout, so its samples drop only "
+                f"{DEFAULT_DROPOUT:g} of the inputs of a block; --mc-dropout sets another share"
+            )
+
     def members(self, start: int, stop: int, task: str, window: Window) -> list[Member]:
         """Return the members start..stop for a task: uint8 tiles (N, Z, Y, X) to (N, 1, Y, X).
 
@@ -203,11 +212,6 @@ def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
                 f"{path} sees {', '.join(differences)} as {run} does; the runs of an ensemble "
                 "must see the same window: leave it out or predict it on its own"
             )
-    if config.mc_samples > 1 and config.mc_dropout is None and not _dropout_of(models[0]):
-        note(
-            f"{run} was trained without dropout, so its samples drop only {DEFAULT_DROPOUT:g} of "
-            "the inputs of a block; --mc-dropout sets another share"
-        )
     return Ensemble(config, models)
 
 

@@ -8,7 +8,9 @@
 | zarr | OME-Zarr 0.4 or 0.5, full resolution | as segment | as segment | as segment |
 | prepared | `<name>.vol` as written by `vesuvius prepare` | inside | inside | inside |
 
-Masks, labels and photographs may be missing, save the mask of the kaggle layout.
+Masks, labels and photographs may be missing, save the mask of the kaggle layout. The voxel size is
+that of the metadata of OME-Zarr and of prepared volumes, and of the kaggle layout that of the
+competition.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from vesuvius.ome_zarr import VoxelSize, open_zarr
 from vesuvius.prepared import OF_TRAINING, SUFFIX, LayersInnermost, open_prepared
 
 Layout = Literal["kaggle", "segment", "tiff", "zarr", "prepared"]
+
+KAGGLE_VOXEL_SIZE_UM: VoxelSize = (4.0, 4.0, 4.0)
 
 _TIFF_FOLDERS = {"kaggle": "surface_volume", "segment": "layers", "tiff": "."}
 
@@ -68,6 +72,7 @@ class Fragment:
             everywhere or no label was asked for.
         ir_image: Infrared photograph, uint8 (Y, X), or None if there is none or no label was
             asked for.
+        resampled_from_um: The voxel size it was resampled from, or None if it was not.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Fragment:
     voxel_size_um: VoxelSize | None = None
     labelled_area: np.ndarray | None = None
     ir_image: np.ndarray | None = None
+    resampled_from_um: VoxelSize | None = None
 
 
 def open_fragment(
@@ -102,7 +108,7 @@ def open_fragment(
     layout = _find_layout(path)
     if layout == "prepared":
         return _open_store(path, mask_path, with_label)
-    voxel_size_um = None
+    voxel_size_um = KAGGLE_VOXEL_SIZE_UM if layout == "kaggle" else None
     if layout == "zarr":
         volume, voxel_size_um = open_zarr(path)
         files = _files_below(path)
@@ -133,12 +139,17 @@ def open_fragment(
 
 
 def fingerprint(fragment: Fragment) -> str:
-    """Return a cheap identity of the files of a fragment: hash of names, sizes and times."""
+    """Return a cheap identity of a fragment: hash of names, sizes and times of its files.
+
+    Resampled to another voxel size it is another one.
+    """
     digest = hashlib.sha256()
     for file in sorted(fragment.files):
         stat = file.stat()
         name = os.path.relpath(file, fragment.path)
         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    if fragment.resampled_from_um:
+        digest.update(f"{fragment.resampled_from_um} to {fragment.voxel_size_um}".encode())
     return digest.hexdigest()
 
 
@@ -227,7 +238,10 @@ def _open_store(path: Path, mask_path: str | Path | None, with_label: bool) -> F
     store = open_prepared(path, with_label)
     files = [file for file in _files_below(path) if with_label or file.name not in OF_TRAINING]
     size = store.papyrus_mask.shape
-    voxel_size_um = store.info["voxel_size_um"]
+    voxel_size_um, resampled_from_um = (
+        tuple(size) if size else None
+        for size in (store.info["voxel_size_um"], store.info.get("resampled_from_um"))
+    )
     is_all_labelled = store.labelled_papyrus is store.papyrus_mask
     return Fragment(
         name=store.name,
@@ -238,9 +252,10 @@ def _open_store(path: Path, mask_path: str | Path | None, with_label: bool) -> F
         papyrus_mask=_read_mask(path, mask_path, size) if mask_path else store.papyrus_mask,
         ink_label=store.ink_label,
         files=tuple([*files, *([Path(mask_path)] if mask_path else [])]),
-        voxel_size_um=tuple(voxel_size_um) if voxel_size_um else None,
+        voxel_size_um=voxel_size_um,
         labelled_area=None if is_all_labelled else store.labelled_papyrus,
         ir_image=store.ir_image,
+        resampled_from_um=resampled_from_um,
     )
 
 

@@ -20,9 +20,12 @@ from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
 from vesuvius.fragment import VolumeReader
 from vesuvius.networks.registry import MODELS, build_network
+from vesuvius.orientation import Order, order_of
+from vesuvius.prepared import PreparedVolume
 from vesuvius.recipes import InkRecipe, WindowConfig
 from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
 from vesuvius.tasks import Tasks
+from vesuvius.voxel_size import VoxelSize, common_size
 
 PLACE_SLACK = 2  # layers by which winners shifted the window and lost nothing
 
@@ -99,6 +102,12 @@ class InkModel:
     windows: dict[str, dict[str, Any]]
     tasks: Tasks
 
+    @property
+    def voxel_size_um(self) -> VoxelSize | None:
+        """(Z, Y, X) of what it was trained on, None if unknown or not the same everywhere."""
+        sizes = [seen.get("voxel_size_um") for seen in self.windows.values()]
+        return common_size([tuple(size) if size else None for size in sizes])
+
 
 def load_model(run: Path) -> InkModel:
     """Return the best model of a run folder, or of a checkpoint file.
@@ -140,9 +149,16 @@ def load_model(run: Path) -> InkModel:
     )
 
 
-def seen_window(window: Window, statistics: VolumeStatistics) -> dict[str, Any]:
-    """Return what a checkpoint keeps of a training fragment's window: it and the sheet's place."""
-    return asdict(window) | {"sheet_place": window.place_of(statistics.sheet_depth)}
+def seen_window(window: Window, volume: PreparedVolume) -> dict[str, Any]:
+    """Return what a checkpoint keeps of how its model saw a training fragment.
+
+    The order of the layers is an estimate of how they reached the model.
+    """
+    return asdict(window) | {
+        "sheet_place": window.place_of(volume.statistics.sheet_depth),
+        "layer_order": order_of(volume).seen(window.is_reversed),
+        "voxel_size_um": volume.info["voxel_size_um"],
+    }
 
 
 def note_other_window(
@@ -170,6 +186,23 @@ def note_other_window(
         note(
             f"{name}: its layers are read {order[window.is_reversed]}, in training a fragment of "
             f"this name was read {order[seen['is_reversed']]}; check --reverse-layers"
+        )
+
+
+def note_other_order(name: str, order: Order, model: InkModel) -> None:
+    """Say so if a model is about to see layers in another order than all it was trained on.
+
+    Args:
+        name: Of the fragment.
+        order: Of its layers, as the model is about to see them.
+        model: The model.
+    """
+    known = {seen.get("layer_order", "unknown") for seen in model.windows.values()} - {"unknown"}
+    if order != "unknown" and known and order not in known:
+        note(
+            f"{name}: its layers seem to reach the model {order}, in training they came "
+            f"{', '.join(known)}; if so, turn them around: with --reverse-layers, or without it if "
+            "it is given"
         )
 
 

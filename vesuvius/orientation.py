@@ -18,15 +18,19 @@ Nothing here changes a volume. Axes: Z layers, Y rows, X columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from core.terminal import note
+from vesuvius.prepared import LayersInnermost, PreparedVolume
 from vesuvius.statistics import ROWS_PER_BAND, sampled_bands, smooth_profiles
 
 if TYPE_CHECKING:
     from vesuvius.fragment import VolumeReader
+    from vesuvius.inkmap import Window
 
 Order = Literal["forward", "reversed", "unknown"]
 
@@ -85,6 +89,12 @@ class LayerOrder:
         )
         return f"layer order {self.order}, confidence {self.confidence:.2f}: {told}"
 
+    def seen(self, is_reversed: bool) -> Order:
+        """Return the order for whom the last layer comes first, or for whom it does not."""
+        if self.order == "unknown" or not is_reversed:
+            return self.order
+        return "reversed" if self.order == "forward" else "forward"
+
 
 def estimate_layer_order(
     volume: VolumeReader, papyrus_mask: np.ndarray, max_rows: int = 256
@@ -109,6 +119,43 @@ def estimate_layer_order(
     smooth = smooth_profiles(np.array(profiles).T)
     depth = int(smooth.mean(axis=1).argmax())
     return combine(_air_hint(smooth), _fibre_hint(np.array(turns).T, depth))
+
+
+def note_layer_order(name: str, found: LayerOrder, is_reversed: bool) -> None:
+    """Say how the layers of a fragment lie, and what that means if they are read in reverse."""
+    is_turned = is_reversed and found.order != "unknown"
+    turned = f"; read in reverse, so {found.seen(True)} for the model" if is_turned else ""
+    note(f"{name}: {found}{turned}")
+
+
+def order_of(volume: PreparedVolume) -> LayerOrder:
+    """Estimate which way the sheet lies in a prepared volume."""
+    return estimate_layer_order(LayersInnermost(volume.volume), volume.papyrus_mask)
+
+
+def note_training_orders(
+    volumes: Mapping[str, PreparedVolume], windows: Mapping[str, Window]
+) -> None:
+    """Say how the layers of each volume lie, and if a model sees them in different orders.
+
+    Args:
+        volumes: What is trained on, by name.
+        windows: What the model sees of each.
+    """
+    orders: dict[str, Order] = {}
+    for name, volume in volumes.items():
+        found = order_of(volume)
+        note_layer_order(name, found, windows[name].is_reversed)
+        orders[name] = found.seen(windows[name].is_reversed)
+    forward, backward = (
+        [name for name in orders if orders[name] == order] for order in ("forward", "reversed")
+    )
+    if forward and backward:
+        note(
+            f"the layers of the training fragments seem to reach the model in different orders: "
+            f"{', '.join(forward)} forward, {', '.join(backward)} reversed; if so, turn one kind "
+            "around with --window.reversed"
+        )
 
 
 def combine(air: Hint, fibres: Hint) -> LayerOrder:

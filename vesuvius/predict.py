@@ -16,14 +16,23 @@ from core.terminal import note, progress
 from core.tiling import TilePlan
 from core.uncertainty import predictor
 from vesuvius.ensemble import Ensemble, EnsembleConfig, load_ensemble
-from vesuvius.fragment import Fragment, fingerprint, open_fragment
-from vesuvius.inkmap import InkModel, Window, note_other_window, window_reader
+from vesuvius.fragment import Fragment, open_fragment
+from vesuvius.inkmap import (
+    InkModel,
+    Window,
+    note_other_order,
+    note_other_window,
+    window_reader,
+)
+from vesuvius.orientation import LayerOrder, estimate_layer_order, note_layer_order
 from vesuvius.prediction_folder import PredictionFolder
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
+from vesuvius.voxel_size import MapGrid, Resampling, input_identity
 
 Advance = Callable[[int], object]
 # one path for each --ensemble: an option that takes several would swallow the fragment after it
 Averaged = Annotated[EnsembleConfig, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
+Sized = Annotated[Resampling, tyro.conf.arg(name="")]
 
 
 def predict(
@@ -39,18 +48,18 @@ def predict(
     stride: int = 64,
     batch_size: int = 8,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    sized: Sized = Resampling(),  # noqa: B008 - frozen
     averaged: Averaged = EnsembleConfig(),  # noqa: B008 - frozen
 ) -> None:
     """Map the ink of a fragment with a trained model.
 
-    Reads TIFF layers, a prepared volume or OME-Zarr, a band of rows at a time: beside one byte per
-    pixel for the papyrus mask, memory does not grow with the fragment. The same command again
-    continues where it was stopped, and does nothing once it is finished. Writes prob.tif (float32
-    (Y, X), 0..1, 0 outside the papyrus mask), preview.png and provenance.json. Where several
-    predictions are averaged, prob.tif is their mean and uncertainty.tif, in a picture
-    uncertainty.png, how far they disagree: standard deviation, predictive entropy and mutual
-    information in bits, float32 (3, Y, X). More --mc-samples can be added later. Equal device and
-    batch size give equal bits, others differ by rounding; half-way neither can be changed.
+    Reads bands of rows: but for a byte per pixel for the papyrus mask, memory does not grow with
+    the fragment. The same command again continues where it was stopped. Writes prob.tif (float32
+    (Y, X), 0..1, 0 outside the mask), preview.png and provenance.json. Where several predictions
+    are averaged, prob.tif is their mean and uncertainty.tif, pictured in uncertainty.png, how far
+    they disagree: standard deviation, predictive entropy and mutual information in bits, float32
+    (3, Y, X). --mc-samples can be added later. Equal device and batch size give equal bits;
+    half-way neither can be changed.
 
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.
@@ -64,36 +73,43 @@ def predict(
         stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
+        sized: What is done about voxel sizes.
         averaged: Which predictions are averaged.
 
     Raises:
         FileNotFoundError: If the run or the fragment does not exist.
         ValueError: If they do not fit each other or what `out` holds.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
+    computing = _computing(device, batch_size)
     ensemble = load_ensemble(run, averaged)
-    opened = open_fragment(fragment, mask, with_label=False)
-    _check_layers(opened, ensemble.models[0], z_start)
+    seen, grid = sized.apply(open_fragment(fragment, mask, with_label=False), ensemble.models)
+    _check_layers(seen, ensemble.models[0], z_start)
     settings = ensemble.settings() | {
-        "input_fingerprint": fingerprint(opened),
+        **input_identity(seen, grid),
         "z_start": ensemble.models[0].recipe.window.z_start if z_start is None else z_start,
         "reverse_layers": reverse_layers,
-        "task": ensemble.models[0].tasks.choose(task, opened.name),
+        "task": ensemble.models[0].tasks.choose(task, seen.name),
         "tile_size": tile_size,
         "stride": stride,
     }
-    computing = {"device": str(choose_device(device)), "batch_size": batch_size}
-    folder = PredictionFolder(out, settings, computing, averaged.mc_samples, opened.papyrus_mask)
-    _Job(ensemble, opened, settings, computing).fill(folder)
+    folder = PredictionFolder(out, settings, computing, averaged.mc_samples, grid)
+    _Job(ensemble, seen, grid, settings, computing).fill(folder)
+
+
+def _computing(device: str, batch_size: int) -> dict[str, Any]:
+    """Return what the rounding depends on."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
+    return {"device": str(choose_device(device)), "batch_size": batch_size}
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What is predicted by what, and how."""
+    """What is predicted by what, and how; the fragment is as the models see it."""
 
     ensemble: Ensemble
     fragment: Fragment
+    grid: MapGrid
     settings: dict[str, Any]
     computing: dict[str, Any]
 
@@ -135,6 +151,10 @@ class _Job:
             self.fragment, self.ensemble.models[0], self.settings["z_start"], self._is_reversed
         )
 
+    @cached_property
+    def _order(self) -> LayerOrder:
+        return estimate_layer_order(self.fragment.volume, self.fragment.papyrus_mask)
+
     @property
     def _is_reversed(self) -> bool:
         return bool(self.settings["reverse_layers"])
@@ -142,17 +162,18 @@ class _Job:
     @cached_property
     def _plan(self) -> TilePlan:
         tile, stride = (self.settings["tile_size"],) * 2, (self.settings["stride"],) * 2
-        return TilePlan(self.fragment.papyrus_mask.shape, tile, stride)
+        return TilePlan(self.grid.predicted.shape, tile, stride)
 
     @cached_property
     def _num_tiles(self) -> int:
-        return int(self._plan.wanted(self.fragment.papyrus_mask).sum())
+        return int(self._plan.wanted(self.grid.predicted).sum())
 
     def _introduce(self) -> None:
         """Refuse what does not fit before anything is written, and say what is about to be done."""
         for model in self.ensemble.models:
             model.tasks.gates(self.settings["task"])
         self.ensemble.check_tile(self.settings["tile_size"])
+        self.ensemble.note_gentle_samples()
         number = self.ensemble.num_members
         order = ", reversed" if self._is_reversed else ""
         note(
@@ -160,6 +181,9 @@ class _Job:
             f"{self.fragment.volume.shape[0]}{order}, on {self.computing['device']}"
             + (f", mean of {number} predictions" if number > 1 else "")
         )
+        note_layer_order(self.fragment.name, self._order, self._is_reversed)
+        seen = self._order.seen(self._is_reversed)
+        note_other_order(self.fragment.name, seen, self.ensemble.models[0])
         _ = self._plan
 
     def _stream(
@@ -179,7 +203,7 @@ class _Job:
             write,
             batch_size=self.computing["batch_size"],
             num_channels=stop - start,
-            mask=self.fragment.papyrus_mask,
+            mask=self.grid.predicted,
             journal=journal,
             advance=advance,
         )
@@ -192,12 +216,16 @@ class _Job:
             name=fragment.name,
             input=str(fragment.path.resolve()),
             layout=fragment.layout,
-            shape=list(fragment.papyrus_mask.shape),
+            shape=list(self.grid.mask.shape),
+            predicted_shape=list(self.grid.predicted.shape),
+            voxel_size_um=fragment.voxel_size_um,
+            resampled_from_um=fragment.resampled_from_um,
             threshold=ensemble.threshold,
             window=asdict(self._window),
             intensity=ensemble.models[0].recipe.window.intensity,
             layer_order="reversed" if self._is_reversed else "as stored",
             is_own_task=ensemble.models[0].tasks.is_own(self.settings["task"], fragment.name),
+            estimated_layer_order=asdict(self._order),
             tta=ensemble.describe_views(),
             mc_samples=ensemble.config.mc_samples,
             num_predictions=ensemble.num_members,
@@ -234,10 +262,12 @@ def choose_window(
 def _check_layers(fragment: Fragment, model: InkModel, z_start: int | None) -> None:
     """Refuse a Kaggle fragment with other layers than those trained on, unless told where to look.
 
-    A layer missing at either end would shift the window unnoticed.
+    A layer missing at either end would shift the window unnoticed. How many layers a resampled
+    fragment has depends on rounding.
     """
     found = fragment.volume.shape[0]
-    if fragment.source_layout == "kaggle" and z_start is None and found != model.num_layers:
+    is_whole = fragment.source_layout == "kaggle" and not fragment.resampled_from_um
+    if is_whole and z_start is None and found != model.num_layers:
         raise ValueError(
             f"{fragment.path} has {found} layers but the model was trained on {model.num_layers}; "
             "restore missing or remove extra layers, or name the first layer with --z-start"

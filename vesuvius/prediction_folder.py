@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from core.inference import Journal
 from vesuvius.maps import MapFile
 from vesuvius.moments import MomentMaps
 from vesuvius.pictures import captioned, shrink, side_by_side, write_png
+from vesuvius.voxel_size import MapGrid
 
 BAND_ROWS = 256
 UNCERTAINTIES = ("standard deviation", "predictive entropy", "mutual information")
 WHITE_QUANTILE = 0.995  # a few pixels of much disagreement must not make the others black
 NUM_BINS = 10_000
 UNFINISHED = {
-    ".journal", ".prob.partial.tif", ".uncertainty.partial.tif", ".moments.partial.tif",
-    ".moments.whole.tif",
+    ".journal", ".prob.partial.tif", ".published.partial.tif", ".uncertainty.partial.tif",
+    ".moments.partial.tif", ".moments.whole.tif",
 }  # fmt: skip
 
 
@@ -34,7 +36,7 @@ class PredictionFolder:
         settings: All that the prediction depends on, but for the number of samples and rounding.
         computing: Device and batch size, on which the rounding depends.
         mc_samples: The number of samples wanted.
-        papyrus_mask: Bool (Y, X).
+        grid: Where maps are predicted, and where they are published.
 
     Attributes:
         journal: Where a prediction of one member stands.
@@ -47,16 +49,16 @@ class PredictionFolder:
         settings: dict[str, Any],
         computing: dict[str, Any],
         mc_samples: int,
-        papyrus_mask: np.ndarray,
+        grid: MapGrid,
     ) -> None:
         self.path = path
         self._settings = settings
         self._mc_samples = mc_samples
         self._computing = computing
-        self._papyrus_mask = papyrus_mask
-        self._shape = papyrus_mask.shape
+        self._grid = grid
+        self._shape = grid.mask.shape
         self.journal = Journal(path / ".journal", _digest(settings | computing))
-        self.moments = MomentMaps(path, _digest(settings), computing, self._shape)
+        self.moments = MomentMaps(path, _digest(settings), computing, grid.predicted.shape)
 
     def is_finished(self) -> bool:
         """Tell whether the folder holds this very prediction.
@@ -83,10 +85,12 @@ class PredictionFolder:
         Raises:
             ValueError: If another prediction is under way in the folder, or the map is gone.
         """
-        return MapFile.create_or_resume(self._partial("prob"), self.journal, self._shape)
+        predicted = self._grid.predicted.shape
+        return MapFile.create_or_resume(self._partial("prob"), self.journal, predicted)
 
     def finish(self, prob: MapFile, provenance: dict[str, Any]) -> None:
         """Publish the map of one member; what makes the folder finished comes last."""
+        prob = self._published(prob)
         write_png(self.path / "preview.png", shrink(tifffile.memmap(prob.path, mode="r")))
         computed = [{"first": 0, **self._computing}]
         write_json(self.path / "provenance.json", provenance | {"computed": computed})
@@ -101,12 +105,10 @@ class PredictionFolder:
         prob = MapFile.create(self._partial("prob"), self._shape)
         path, names = self._partial("uncertainty"), {"name": UNCERTAINTIES}
         spread = MapFile.create(path, (3, *self._shape), axes="CYX", channel=names)
-        for start in range(0, self._shape[0], BAND_ROWS):
-            stop = min(start + BAND_ROWS, self._shape[0])
-            held = self.moments.read(start, stop)
-            prob.write(start, stop, held.moments.mean[None])
-            shown = held.moments.std(), held.predictive_entropy(), held.mutual_information()
-            spread.write(start, stop, np.stack(shown))
+        for start, stop in self._bands():
+            shown = self._grid.publish(self._read_moments, start, stop)
+            prob.write(start, stop, shown[:1])
+            spread.write(start, stop, shown[1:])
         (self.path / "provenance.json").unlink(missing_ok=True)
         facts = {"uncertainty_white": self._draw(prob, spread), "computed": self.moments.computed()}
         spread.path.replace(self.path / "uncertainty.tif")
@@ -118,11 +120,31 @@ class PredictionFolder:
         for name in UNFINISHED & {path.name for path in self.path.iterdir()}:
             (self.path / name).unlink()
 
+    def _bands(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of rows of the published maps."""
+        for start in range(0, self._shape[0], BAND_ROWS):
+            yield start, min(start + BAND_ROWS, self._shape[0])
+
+    def _published(self, prob: MapFile) -> MapFile:
+        """Return the map to publish, which is the predicted one if the grids are the same."""
+        if self._grid.axes is None:
+            return prob
+        published = MapFile.create(self._partial("published"), self._shape)
+        for start, stop in self._bands():
+            published.write(start, stop, self._grid.publish(prob.read, start, stop))
+        return published
+
+    def _read_moments(self, start: int, stop: int) -> np.ndarray:
+        """Return predicted rows of the mean and of the uncertainties, (4, rows, X)."""
+        held = self.moments.read(start, stop)
+        shown = held.moments.std(), held.predictive_entropy(), held.mutual_information()
+        return np.stack([held.moments.mean, *shown])
+
     def _draw(self, prob: MapFile, spread: MapFile) -> dict[str, float]:
         """Write the pictures and return which value is white in that of each uncertainty."""
         preview = shrink(tifffile.memmap(prob.path, mode="r"))
         pages = tifffile.memmap(spread.path, mode="r")
-        whites = [quantile(page, self._papyrus_mask, WHITE_QUANTILE) for page in pages]
+        whites = [quantile(page, self._grid.mask, WHITE_QUANTILE) for page in pages]
         panels = [captioned(preview, "mean probability: white 1")]
         for name, page, white in zip(UNCERTAINTIES, pages, whites, strict=True):
             unit = "" if name == "standard deviation" else " bit"

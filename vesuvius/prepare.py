@@ -30,11 +30,18 @@ from vesuvius.prepared import (
     open_prepared,
 )
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
+from vesuvius.voxel_size import cubic, in_um, resampled, with_voxel_size
 
 BAND_BYTES = 128 * 2**20  # uint8 voxels of a band; three such arrays exist at a time
 
 
-def prepare(fragments: tuple[Path, ...], /, out: Path) -> None:
+def prepare(
+    fragments: tuple[Path, ...],
+    /,
+    out: Path,
+    voxel_size: float | None = None,
+    input_voxel_size: float | None = None,
+) -> None:
     """Convert fragments to prepared volumes, from which training and prediction read fast.
 
     A fragment that is already there is skipped.
@@ -42,22 +49,36 @@ def prepare(fragments: tuple[Path, ...], /, out: Path) -> None:
     Args:
         fragments: Folders of fragments: Kaggle layout, scroll segment, TIFF layers or OME-Zarr.
         out: Folder to write `<name>.vol` into.
+        voxel_size: Resample fragments, with masks and labels, to voxels of that size in um.
+        input_voxel_size: Voxel size of the fragments in um, where their files tell none or a wrong
+            one.
 
     Raises:
         ValueError: If an input is bad or fragments in Kaggle layout differ in their number of
             layers, found before the first fragment is converted.
     """
-    for fragment in _find_pending(fragments, out):
-        prepare_fragment(fragment, out)
+    for fragment in _find_pending(fragments, out, voxel_size, input_voxel_size):
+        prepare_fragment(fragment, out, voxel_size, input_voxel_size)
 
 
-def prepare_fragment(fragment_path: str | Path, out_dir: str | Path) -> Path:
+def prepare_fragment(
+    fragment_path: str | Path,
+    out_dir: str | Path,
+    voxel_size: float | None = None,
+    input_voxel_size: float | None = None,
+) -> Path:
     """Convert one fragment and return the folder of its prepared volume.
+
+    Args:
+        fragment_path: Its folder.
+        out_dir: As `prepare`.
+        voxel_size: As `prepare`.
+        input_voxel_size: As `prepare`.
 
     Raises:
         ValueError: If the fragment is bad or something else is stored under its name.
     """
-    fragment = open_fragment(fragment_path)
+    fragment = _open(fragment_path, voxel_size, input_voxel_size)
     target = _target(fragment, Path(out_dir))
     if not _is_finished(fragment, target):
         with atomic_dir(target) as folder:
@@ -65,7 +86,18 @@ def prepare_fragment(fragment_path: str | Path, out_dir: str | Path) -> Path:
     return target
 
 
-def _find_pending(fragments: tuple[Path, ...], out: Path) -> list[Path]:
+def _open(path: str | Path, voxel_size: float | None, input_voxel_size: float | None) -> Fragment:
+    """Open a fragment at the voxel size asked for."""
+    fragment = with_voxel_size(open_fragment(path), input_voxel_size)
+    return fragment if voxel_size is None else resampled(fragment, cubic(voxel_size))
+
+
+def _find_pending(
+    fragments: tuple[Path, ...],
+    out: Path,
+    voxel_size: float | None,
+    input_voxel_size: float | None,
+) -> list[Path]:
     """Return the fragments still to convert; raise ValueError if any of them cannot be.
 
     Fragments are opened one after the other and not kept, as their masks take memory.
@@ -75,10 +107,10 @@ def _find_pending(fragments: tuple[Path, ...], out: Path) -> list[Path]:
     pending, targets, size = [], [], 0
     depths = _stored_depths(out)
     for path in fragments:
-        fragment = open_fragment(path)
+        fragment = _open(path, voxel_size, input_voxel_size)
         target = _target(fragment, out)
         targets.append(target)
-        if fragment.layout == "kaggle":
+        if fragment.layout == "kaggle" and not fragment.resampled_from_um:
             depths[path] = fragment.volume.shape[0]
         if not _is_finished(fragment, target):
             pending.append(path)
@@ -92,11 +124,14 @@ def _find_pending(fragments: tuple[Path, ...], out: Path) -> list[Path]:
 
 
 def _stored_depths(out: Path) -> dict[Path, int]:
-    """Return the number of layers of each volume in `out` that comes from Kaggle layout."""
+    """Return the number of layers of each volume in `out` that comes from Kaggle layout as it is.
+
+    Those of resampled volumes depend on how they are rounded.
+    """
     depths = {}
     for record in sorted(out.glob(f"[!.]*{SUFFIX}/volume.json")):
         info = read_json(record)
-        if info.get("layout") == "kaggle":
+        if info.get("layout") == "kaggle" and not info.get("resampled_from_um"):
             depths[record.parent] = info["shape"][2]
     return depths
 
@@ -123,12 +158,20 @@ def _is_finished(fragment: Fragment, target: Path) -> bool:
     """Tell whether a fragment is stored and say so; raise ValueError if something else is."""
     if not target.exists():
         return False
-    if open_prepared(target).info["fingerprint"] != fingerprint(fragment):
+    info = open_prepared(target).info
+    stored = tuple(info["voxel_size_um"] or ()) or None
+    if stored and stored != fragment.voxel_size_um:
+        raise ValueError(
+            f"{target} has voxels of {in_um(stored)}, not of {in_um(fragment.voxel_size_um)}; "
+            "delete it or choose another --out"
+        )
+    if info["fingerprint"] != fingerprint(fragment):
         raise ValueError(
             f"{target} was prepared from other files than {fragment.path} holds now; "
             "delete it or choose another --out"
         )
-    note(f"{target} is already prepared")
+    is_lacking = fragment.voxel_size_um and not stored
+    note(f"{target} is already prepared{', without its voxel size' if is_lacking else ''}")
     return True
 
 
@@ -161,6 +204,7 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
         "axes": "YXZ",
         "shape": [height, width, num_layers],
         "voxel_size_um": fragment.voxel_size_um,
+        "resampled_from_um": fragment.resampled_from_um,
         "has_ink_label": fragment.ink_label is not None,
         "is_partly_labelled": fragment.labelled_area is not None,
         "has_ir_image": fragment.ir_image is not None,

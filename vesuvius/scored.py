@@ -21,7 +21,7 @@ Advance = Callable[[int], object]
 
 BAND_ROWS = 256
 OWN_TASK = "that of the fragment"
-NOT_OF_THE_MODEL = {"input_fingerprint", "batch_size", "device"}
+NOT_OF_THE_MODEL = {"input_fingerprint", "resampled_to_um", "batch_size", "device"}
 
 
 @dataclass(frozen=True)

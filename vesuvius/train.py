@@ -41,6 +41,7 @@ from vesuvius.inkmap import (
     window_reader,
 )
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
+from vesuvius.orientation import note_training_orders
 from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.recipes import RECIPES, InkRecipe, ValidationConfig, WindowConfig
@@ -55,6 +56,7 @@ from vesuvius.task_patches import (
     tasks_of,
 )
 from vesuvius.tasks import INFRARED, TaskConfig, Tasks
+from vesuvius.voxel_size import native, note_voxel_sizes
 
 FOLDS = "folds.json"
 
@@ -67,6 +69,8 @@ class Train:
         data: Folder of prepared volumes (`<name>.vol`), all of them with ink labels.
         out: Run folder to write: checkpoints, metrics, previews, the resolved configuration.
         resume: Continue the run in `out` exactly; give all other options as before.
+        wandb: Project of Weights & Biases to log to beside TensorBoard; none unless given, and
+            free to change when a run is resumed.
         recipe: What to train; the options below override the recipe's choices.
     """
 
@@ -75,10 +79,11 @@ class Train:
     # without subcommands the recipe decides which network it is, and its options are shown
     recipe: Annotated[InkRecipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     resume: bool = False
+    wandb: str | None = None
 
     def __call__(self) -> FitResult:
         """Run the training."""
-        result = train(self.data, self.out, self.recipe, self.resume)
+        result = train(self.data, self.out, self.recipe, self.resume, self.wandb)
         note(f"best F0.5 {result.best_score:.3f}, of epoch {result.best_epoch}: {result.best_path}")
         return result
 
@@ -96,7 +101,9 @@ TrainCommand = tyro.extras.subcommand_type_from_defaults(
 )
 
 
-def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> FitResult:
+def train(
+    data: Path, out: Path, recipe: InkRecipe, resume: bool = False, wandb: str | None = None
+) -> FitResult:
     """Train a recipe on every prepared volume of a folder.
 
     Args:
@@ -104,6 +111,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         out: Run folder.
         recipe: What to train.
         resume: Whether to continue the run in `out`.
+        wandb: Project of Weights & Biases to log to; None for none.
 
     Raises:
         ValueError: If the volumes and the recipe do not fit together, or `out` holds a run.
@@ -114,6 +122,8 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
     note_narrow_gap(recipe.validation.gap, recipe.sampling.patch_size)
     note_shares({name: volume.papyrus_mask for name, volume in volumes.items()}, pieces)
     windows = choose_windows(volumes, recipe.window)
+    note_training_orders(volumes, windows)
+    note_voxel_sizes(volumes)
     seed = recipe.training.seed
     points = sample_targets(volumes, pieces, recipe.sampling, recipe.tasks, seed)
     tasks = tasks_of(recipe.tasks, points)
@@ -137,6 +147,7 @@ def train(data: Path, out: Path, recipe: InkRecipe, resume: bool = False) -> Fit
         describe(recipe, volumes, windows, pieces, points, tasks),
         resume,
         {**points_files(points), FOLDS: folds_json(pieces, recipe.validation.gap)},
+        wandb,
     )
 
 
@@ -167,7 +178,7 @@ def open_volumes(data: Path) -> dict[str, PreparedVolume]:
             f"{data} holds no prepared volume (<name>.vol); make them with "
             f"`vesuvius prepare FRAGMENT... --out {data}`"
         )
-    depths = {name: depth(volume) for name, volume in volumes.items()}
+    depths = {name: depth(volume) for name, volume in native(volumes).items()}
     if len(set(depths.values())) > 1:
         found = ", ".join(f"{name} {number}" for name, number in depths.items())
         raise ValueError(
@@ -282,10 +293,8 @@ def describe(
         "recipe": to_dict(recipe),
         "tasks": list(tasks.names),
         "task_patches": count_patches(points, tasks),
-        "num_layers": max(map(depth, volumes.values())),
-        "windows": {
-            name: seen_window(window, volumes[name].statistics) for name, window in windows.items()
-        },
+        "num_layers": max(map(depth, native(volumes).values())),
+        "windows": {name: seen_window(window, volumes[name]) for name, window in windows.items()},
         "pieces": [asdict(piece) for piece in pieces],
         "points_sha256": hashlib.sha256(
             "".join(points_files(points).values()).encode()

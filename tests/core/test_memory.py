@@ -13,7 +13,7 @@ SHAPE, TASKS = (3, 1, 4, 16, 16), [0, 2, 0]
 
 
 def build() -> RepModeUNet:
-    return RepModeUNet(num_tasks=3, base_channels=2, num_stages=2)
+    return RepModeUNet(num_tasks=3, base_channels=2, num_stages=1)
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])

@@ -10,8 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from core import checkpoint, training
-from core.training import TrainingConfig, Validation, fit, start_accelerator
+from core import checkpoint, training_run
+from core.training import TrainingConfig, Validation, fit
+from core.training_run import start_accelerator
 
 Loss = tuple[Tensor, Mapping[str, Any]]
 
@@ -66,7 +67,7 @@ def scale_gradients(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         return accelerator
 
-    monkeypatch.setattr(training, "start_accelerator", start)
+    monkeypatch.setattr(training_run, "start_accelerator", start)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:

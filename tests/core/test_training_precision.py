@@ -9,7 +9,8 @@ import torch
 from accelerate.test_utils.testing import AccelerateTestCase
 from torch import Tensor, nn
 
-from core.training import TrainingConfig, Validate, Validation, fit, start_accelerator
+from core.training import TrainingConfig, Validate, Validation, fit
+from core.training_run import start_accelerator
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,26 +59,52 @@ def cut_down(recipe: InkRecipe) -> InkRecipe:
     )
 
 
+# One recipe of every network; the others differ in their patches.
+NETWORKS = ("repmode-2d-module", "repmode-2d-decoder", "i3d", "stack-2d", "repmode-segformer")
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    """A function that trains a recipe, cut down, once and returns the run folder."""
+
+    @cache
+    def run_of(name: str) -> Path:
+        out = tmp_path_factory.mktemp("trained") / "run"
+        assert train(prepared, out, cut_down(RECIPES[name]())).steps == 2
+        return out
+
+    return run_of
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_two_steps_is_scored_and_predicts(name, prepared, fragments, tmp_path):
-    recipe = cut_down(RECIPES[name]())
-    result = train(prepared, tmp_path / "run", recipe)
-    assert result.steps == 2
-    _, meta = load(result.best_path, WEIGHTS)
+def test_a_recipe_trains_two_steps(name, trained):
+    run, recipe = trained(name), cut_down(RECIPES[name]())
+    _, meta = load(run / "checkpoints" / "best.safetensors", WEIGHTS)
     assert meta["description"]["model"] == model_name(recipe.network)
-    assert load_model(tmp_path / "run").recipe == recipe
-    scored_as_validated(tmp_path / "run", prepared, tmp_path / "maps")
-    out = tmp_path / "prediction"
-    predict(tmp_path / "run", fragments["a"], out=out, tile_size=64, stride=64, device="cpu")
+    assert load_model(run).recipe == recipe
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_run_of_every_network_is_scored_and_predicts(
+    name, trained, prepared, fragments, tmp_path
+):
+    run, out = trained(name), tmp_path / "prediction"
+    scored_as_validated(run, prepared, tmp_path / "maps")
+    predict(run, fragments["a"], out=out, tile_size=64, stride=64, device="cpu")
     prob = tifffile.imread(out / "prob.tif")
     assert prob.shape == (128, 144)
     assert np.isfinite(prob).all()
     assert 0 < prob.min(initial=1, where=prob > 0) < prob.max() < 1
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [1, 2]
     if name in ("i3d", "stack-2d"):
         with pytest.raises(ValueError, match=r"run has no mixtures of experts.* --tta or --ens"):
-            load_ensemble(tmp_path / "run", EnsembleConfig(mc_samples=2))
+            load_ensemble(run, EnsembleConfig(mc_samples=2))
+
+
+def test_every_network_is_predicted_with():
+    networks = {type(recipe().network) for recipe in RECIPES.values()}
+    assert {type(RECIPES[name]().network) for name in NETWORKS} == networks
 
 
 def test_a_checkpoint_whose_network_this_version_does_not_know_is_refused(run, tmp_path):
