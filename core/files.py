@@ -87,6 +87,22 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
 
 
+def check_space(out: str | Path, size: int) -> None:
+    """Raise ValueError if the disk of `out`, which need not exist yet, has less than `size` bytes.
+
+    Args:
+        out: Where something is to be written.
+        size: Number of bytes it will have.
+    """
+    folders = (Path(out).absolute(), *Path(out).absolute().parents)
+    free = shutil.disk_usage(next(folder for folder in folders if folder.exists())).free
+    if free < size:
+        raise ValueError(
+            f"{out} has {free / 2**30:.1f} GiB free but {size / 2**30:.1f} GiB are needed; "
+            "free some space or choose another --out"
+        )
+
+
 def _partial(path: Path) -> Path:
     """Return the temporary name of `path`, hidden and with the same last suffix."""
     return path.with_name(f".{path.stem}.partial{path.suffix}")

@@ -5,11 +5,6 @@ Shape legend: Z Y X voxels, C channels, N tiles.
 
 from __future__ import annotations
 
-import lzma
-import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,21 +20,11 @@ from core.official import load_official_checkpoint
 from core.provenance import collect, file_hash
 from core.terminal import note, progress
 from core.tiling import TilePlan
+from ssp.readers import open_stack
+from ssp.resample import measure
 
 TILE = (32, 128, 128)
 STRIDE = (16, 64, 64)
-STACK_AXES = ("YX", "ZYX", "IYX", "QYX")  # I and Q: pages of which the file does not say more
-# What tifffile and the codecs, imagecodecs or Python's own, raise on damaged files.
-UNREADABLE = (
-    tifffile.TiffFileError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-)
 
 
 def predict(
@@ -48,22 +33,30 @@ def predict(
     /,
     out: Path,
     task: tuple[str, ...] = (),
+    channel: int | str | None = None,
+    scene: int | None = None,
+    time: int | None = None,
+    axes: str | None = None,
     batch_size: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Predict fluorescence from a transmitted-light stack with an official RepMode checkpoint.
 
     The stack is z-scored as a whole and predicted in overlapping tiles of 32 x 128 x 128 voxels,
-    blended with Gaussian weights. Nothing is resampled: it should have the voxel size the network
-    was trained at, 0.29 um along every axis for the published ones. Writes for each task one
-    float32 TIFF (Z, Y, X), in units of standard deviations of the fluorescence image, and where it
-    comes from. The same command again predicts only what is missing.
+    blended with Gaussian weights. Nothing is resampled: it should have the voxel size of training,
+    0.29 um along every axis for published networks. Writes for each task one float32 TIFF (Z, Y,
+    X), in standard deviations of the fluorescence image, and where it comes from. The same command
+    again predicts only what is missing.
 
     Args:
         checkpoint: Official checkpoint (.p).
-        stack: TIFF or OME-TIFF of one channel, (Z, Y, X) or a single plane (Y, X), of any size.
+        stack: CZI, TIFF or OME-TIFF, (Z, Y, X) or a single plane (Y, X), of any size.
         out: Folder to write `<task>.tif` and `<task>.provenance.json` into.
         task: Names of the structures to predict; all the network knows by default.
+        channel: Index from 0 or name of the transmitted-light channel; the only one by default.
+        scene: Which of several images, from 0; the only one by default.
+        time: Which of several times, from 0; the only one by default.
+        axes: For a TIFF that does not say it, the letter of each axis longer than 1: "CZYX".
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
 
@@ -74,54 +67,51 @@ def predict(
     """
     model, known = load_official_checkpoint(checkpoint)
     chosen = _choose_tasks(task, known)
-    volume = standardized(read_stack(stack))
+    volume = standardized(read_stack(stack, channel, scene, time, axes))
     where = choose_device(device)
     settings = {
         "checkpoint_sha256": file_hash(checkpoint),
         "stack_sha256": file_hash(stack),
+        "chosen": {"channel": channel, "scene": scene, "time": time, "axes": axes},
         "tile": list(TILE),
         "stride": list(STRIDE),
         "batch_size": batch_size,
         "device": str(where),
     }
-    note(f"{stack.name}: {' x '.join(map(str, volume.shape))} voxels, on {where}")
     missing = _find_missing(out, chosen, settings)
+    note(f"{stack.name}: {' x '.join(map(str, volume.shape))} voxels, on {where}")
     if not missing:
         note(f"{out} is already finished")
-    for name in missing:
-        # Written before the work, so that an `out` which cannot be written is found now.
-        facts = _facts(checkpoint, stack, volume.shape, settings)
+    facts = _facts(checkpoint, stack, volume.shape, settings)
+    for name in missing:  # the record first, so that an `out` which cannot be written is found now
         write_json(_record(out, name), collect(where, task=name, **facts))
         plain = specialize(model, known.index(name)).to(where)
-        fluorescence = predict_volume(plain, volume, where, batch_size, name)
-        with atomic_path(out / f"{name}.tif") as partial:
-            tifffile.imwrite(partial, fluorescence, metadata={"axes": "ZYX"})
+        _write(out, name, predict_volume(plain, volume, where, batch_size, name))
 
 
-def read_stack(path: Path) -> np.ndarray:
-    """Return the voxels of a TIFF of one channel as float32 (Z, Y, X).
+def _write(out: Path, task: str, fluorescence_ZYX: np.ndarray) -> None:
+    """Write the prediction of a task."""
+    with atomic_path(out / f"{task}.tif") as partial:
+        tifffile.imwrite(partial, fluorescence_ZYX, metadata={"axes": "ZYX"})
+
+
+def read_stack(
+    path: Path,
+    channel: int | str | None = None,
+    scene: int | None = None,
+    time: int | None = None,
+    axes: str | None = None,
+) -> np.ndarray:
+    """Return one channel of a file as float32 (Z, Y, X); the arguments are those of `predict`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no TIFF or damaged, or holds several images or axes other than (Z,) Y
-            and X.
+        ValueError: If it is no stack, is damaged, or a channel, scene or time must be chosen.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no stack at {path.absolute()}")
-    with _named_when_unreadable(path), tifffile.TiffFile(path) as file:
-        images = [list(zip(image.axes, image.shape, strict=True)) for image in file.series]
-    if len(images) != 1:
-        raise ValueError(f"{path} holds {len(images)} images; save the transmitted-light one alone")
-    sizes = [(axis, size) for axis, size in images[0] if size > 1 or axis in "YX"]
-    if "".join(axis for axis, _ in sizes) not in STACK_AXES:
-        found = ", ".join(f"{axis} {size}" for axis, size in sizes)
-        raise ValueError(
-            f"{path} has axes {found}; (Z, Y, X) or (Y, X) is needed: save the transmitted-light "
-            "channel alone, at one time, with its planes as Z"
-        )
-    with _named_when_unreadable(path):
-        voxels = tifffile.imread(path)
-    return voxels.astype(np.float32).reshape(-1, sizes[-2][1], sizes[-1][1])
+    stack = open_stack(path, scene, time, axes)
+    return stack.read(stack.find_channel(channel)).astype(np.float32)
 
 
 def standardized(volume: np.ndarray) -> np.ndarray:
@@ -130,18 +120,9 @@ def standardized(volume: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: If it is constant or holds values that are not finite.
     """
-    mean = volume.mean(dtype=np.float64)
-    std = np.float64(np.nan)
-    if np.isfinite(mean):
-        volume = volume - np.float32(mean)
-        # Plane by plane: of the whole stack there is never a copy in double precision.
-        std = np.sqrt(np.mean([np.square(plane, dtype=np.float64).mean() for plane in volume]))
-    if not 0 < std < np.inf:
-        raise ValueError(
-            f"the stack has mean {mean:g} and standard deviation {std:g} and cannot be z-scored; "
-            "it needs finite values that are not all the same"
-        )
-    volume /= np.float32(std)
+    moments = measure(lambda start, stop: volume[start:stop], volume.shape, "the stack")
+    volume = volume - np.float32(moments.mean)
+    volume /= np.float32(moments.std)
     return volume
 
 
@@ -165,16 +146,6 @@ def predict_volume(
             advance=advance,
         )
     return fluorescence
-
-
-@contextmanager
-def _named_when_unreadable(path: Path) -> Iterator[None]:
-    """Turn what a damaged file raises into a ValueError of one line that names it."""
-    try:
-        yield
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as TIFF: {reason}; save it again") from error
 
 
 def _choose_tasks(wanted: tuple[str, ...], known: list[str]) -> list[str]:

@@ -27,9 +27,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from core.ome_zarr import METADATA_FILES
 from core.terminal import note
 from vesuvius.layers import is_layer, open_layers
-from vesuvius.ome_zarr import METADATA_FILES, VoxelSize, open_zarr
+from vesuvius.ome_zarr import VoxelSize, open_zarr
 from vesuvius.prepared import OF_TRAINING, SUFFIX, LayersInnermost, open_prepared
 
 Layout = Literal["kaggle", "segment", "tiff", "zarr", "prepared"]

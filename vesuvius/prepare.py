@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.files import atomic_dir, read_json, write_json
+from core.files import atomic_dir, check_space, read_json, write_json
 from core.terminal import note, progress
 from vesuvius.fragment import Fragment, VolumeReader, fingerprint, open_fragment
 from vesuvius.prepared import (
@@ -120,7 +119,7 @@ def _find_pending(
     if count > 1:
         raise ValueError(f"{count} fragments would become {target}; rename their folders")
     _check_depths(depths)
-    _check_space(out, size)
+    check_space(out, size)
     return pending
 
 
@@ -146,19 +145,6 @@ def _check_depths(depths: dict[Path, int]) -> None:
                 f"{path} has {depth} layers but {first} has {depths[first]}; check for missing or "
                 "extra layers, or choose another --out"
             )
-
-
-def _check_space(out: Path, size: int) -> None:
-    """Raise ValueError if the disk of `out` has less than `size` bytes free."""
-    existing = next(
-        folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists()
-    )
-    free = shutil.disk_usage(existing).free
-    if free < size:
-        raise ValueError(
-            f"{out} has {free / 2**30:.1f} GiB free but {size / 2**30:.1f} GiB are needed; "
-            "free some space or choose another --out"
-        )
 
 
 def _target(fragment: Fragment, out: Path) -> Path:

@@ -1,0 +1,103 @@
+"""Patches depend on seed, epoch and index alone, and show what is in the volumes."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from ssp.dataset import CellPatches
+from ssp.prepared import Image, Volume
+
+PATCH = (4, 8, 8)
+
+
+@pytest.fixture
+def make_image(tmp_path):
+    """Writes an image whose signal counts its voxels from 1 and whose target is that, negative."""
+
+    def make(shape, name="a", task="dna", is_2d=False, start=1):
+        signal = np.arange(start, start + np.prod(shape), dtype=np.float16).reshape(shape)
+        target = -signal.max(axis=0) if is_2d else -signal
+        volumes = []
+        for kind, voxels in (("signal", signal), ("target", target)):
+            np.save(tmp_path / f"{name}-{kind}.npy", voxels)
+            size = (0.29, 0.29, 0.29)
+            path = tmp_path / f"{name}-{kind}.npy"
+            volumes.append(Volume(path, voxels.shape, size, 0, 1, "x", 0, shape, size))
+        return Image(name, task, "train", *volumes)
+
+    return make
+
+
+def test_a_patch_is_a_pure_function_of_seed_epoch_and_index(make_image):
+    images = [make_image((9, 12, 14), str(i)) for i in range(2)]
+    patches = CellPatches(images, ["dna"], PATCH, seed=3)
+    assert len(patches) == 2
+    again = pickle.loads(pickle.dumps(CellPatches(images, ["dna"], PATCH, seed=3)))
+    [again[key] for key in ((5, 0), (0, 1))]
+    for key in ((0, 0), (4, 1)):
+        for name, value in patches[key].items():
+            assert torch.equal(value, again[key][name])
+    other = CellPatches(images, ["dna"], PATCH, seed=4)
+    drawn = [patches[0, 0], patches[1, 0], other[0, 0]]
+    assert len({tuple(sample["x"].flatten().tolist()) for sample in drawn}) == 3
+
+
+def test_patches_are_crops_flipped_along_every_axis_in_signal_and_target_alike(make_image):
+    patches = CellPatches([make_image((9, 12, 14))], ["tom20", "dna"], PATCH)
+    flips = set()
+    for epoch in range(200):
+        sample = patches[epoch, 0]
+        assert sample["x"].shape == sample["label"].shape == sample["valid"].shape == (1, *PATCH)
+        assert sample["x"].dtype == sample["label"].dtype == sample["valid"].dtype == torch.float32
+        assert (sample["task"].dtype, int(sample["task"])) == (torch.int64, 1)
+        x = sample["x"][0]
+        assert torch.equal(sample["label"][0], -x)
+        assert sample["valid"].min() == 1
+        steps = x[1, 0, 0] - x[0, 0, 0], x[0, 1, 0] - x[0, 0, 0], x[0, 0, 1] - x[0, 0, 0]
+        assert [abs(step) for step in steps] == [12 * 14, 14, 1]
+        flips.add(tuple(bool(step < 0) for step in steps))
+    assert len(flips) == 8
+
+
+def test_flips_can_be_left_out_and_starts_cover_the_image(make_image):
+    patches = CellPatches([make_image((5, 9, 9))], ["dna"], PATCH, flips=False)
+    starts = {float(patches[epoch, 0]["x"][0, 0, 0, 0]) for epoch in range(100)}
+    assert starts == {1 + z * 81 + y * 9 + x for z in (0, 1) for y in (0, 1) for x in (0, 1)}
+
+
+def test_an_image_smaller_than_a_patch_is_followed_by_zeros(make_image):
+    patches = CellPatches([make_image((2, 20, 5))], ["dna"], PATCH)
+    for epoch in range(20):
+        sample = patches[epoch, 0]
+        assert sample["valid"][0, :2, :, :5].min() == 1
+        assert sample["valid"].sum() == 2 * 8 * 5
+        assert torch.equal(sample["x"] > 0, sample["valid"] > 0)
+        assert torch.equal(sample["label"], -sample["x"])
+
+
+def test_a_2d_target_is_cut_with_its_signal(make_image):
+    patches = CellPatches([make_image((3, 12, 14), is_2d=True)], ["dna"], PATCH)
+    flips = set()
+    for epoch in range(50):
+        sample = patches[epoch, 0]
+        assert sample["x"].shape == (1, *PATCH)
+        assert sample["label"].shape == sample["valid"].shape == (1, 8, 8)
+        assert torch.equal(sample["label"][0], -sample["x"][0].amax(0))
+        flips.add(bool(sample["x"][0, 0, 0, 0] > sample["x"][0, 1, 0, 0]))
+    assert len(flips) == 2
+
+
+def test_images_that_cannot_be_used_are_named(make_image):
+    with pytest.raises(ValueError, match=r"a is of task 'dna'; known are tom20, zo1"):
+        CellPatches([make_image((5, 9, 9))], ["tom20", "zo1"])
+    with pytest.raises(ValueError, match=r"a has 5 planes but a patch 4; .* patch of 5 or more"):
+        CellPatches([make_image((5, 9, 9), is_2d=True)], ["dna"], PATCH)
+    mixed = [make_image((4, 9, 9), "a", is_2d=True), make_image((4, 9, 9), "b")]
+    with pytest.raises(ValueError, match="stacks and others single planes"):
+        CellPatches(mixed, ["dna"], PATCH)
+    with pytest.raises(IndexError, match="patch 1 of 1"):
+        CellPatches([make_image((5, 9, 9))], ["dna"], PATCH)[0, 1]
