@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,23 @@ _Conv = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+@runtime_checkable
+class ByTask(Protocol):
+    """A module whose forward pass follows the tasks it is given beside the features."""
+
+    def plain(self, task: int, /) -> nn.Module:
+        """Return the module this is for one task, deaf to tasks, with parameters of its own."""
+
+
 def specialize(model: TaskConditioned, task: int | Sequence[int]) -> nn.Module:
     """Return the plain network that `model` is for `task`, or for the mean gate of several.
 
-    Every mixture of experts becomes one convolution and every batch normalisation is folded into
-    the convolution before it. The given model is left as it is.
+    Every mixture of experts becomes one convolution, every other module that acts by task what it
+    is for this one, and every batch normalisation is folded into the convolution before it. The
+    given model is left as it is.
 
     Args:
-        model: A task-gated network.
+        model: A network of mixtures, or of other modules with a `plain` of their own (`ByTask`).
         task: Integer in 0..num_tasks-1, or a sequence of them: every gate is then the mean of the
             gates of these tasks, for samples of which it is not known to which task they belong.
 
@@ -39,7 +49,8 @@ def specialize(model: TaskConditioned, task: int | Sequence[int]) -> nn.Module:
         `model`, holding parameters of its own.
 
     Raises:
-        ValueError: If a task is out of range, or there is none.
+        ValueError: If a task is out of range, there is none, or there are several and the network
+            acts by task in other ways than by mixtures.
 
     Reference: RepMode section 3.4; the folding is that of any convolution and its BN.
     """
@@ -47,10 +58,15 @@ def specialize(model: TaskConditioned, task: int | Sequence[int]) -> nn.Module:
     if not tasks:
         raise ValueError("no task is given to specialize for; name one, or several for their mean")
     check_tasks(tasks, model.num_tasks)
+    by_task = [module for module in model.modules() if isinstance(module, ByTask)]
+    others = [type(module).__name__ for module in by_task if not isinstance(module, MoDE)]
+    if len(tasks) > 1 and others:
+        raise ValueError(
+            f"{others[0]} has no mean of tasks {', '.join(map(str, tasks))}, only mixtures of "
+            "experts have; specialize for one task"
+        )
     # The experts are not copied: at full width they are five times the plain network.
-    memo = {
-        id(module): module.plain(*tasks) for module in model.modules() if isinstance(module, MoDE)
-    }
+    memo = {id(module): module.plain(*tasks) for module in by_task}
     plain = copy.deepcopy(model.network, memo).eval()
     for module in plain.modules():
         for conv_name, norm_name in _pairs(module):

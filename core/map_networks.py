@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.collapse import FeatureShape, encoder_shapes, make_collapse
-from core.unet3d import Decoder, Encoder, Parts, pad_to_multiple
+from core.encoder_decoder import pad_to_multiple
+from core.unet3d import Decoder, Encoder, Parts
 
 
 class PlainConv2d(nn.Conv2d):
@@ -115,12 +116,10 @@ class CollapsedUNet(MapNetwork):
         output_stride: int = 1,
     ) -> None:
         left_out = halvings(output_stride, num_stages)
-        shapes = encoder_shapes(num_layers, base_channels, num_stages)
-        volume = FeatureShape(in_channels, num_layers, shapes[0].num_padding)
         width = base_channels * output_stride
         super().__init__(
             Encoder(encoder_parts, in_channels, base_channels, num_stages),
-            [make_collapse(collapse, shape, volume, shapes[-1]) for shape in shapes[left_out:]],
+            make_collapses(collapse, num_layers, base_channels, num_stages, in_channels, left_out),
             Decoder(decoder_parts, width, num_stages - left_out),
             decoder_parts.make_conv(width, out_channels),
             num_layers,
@@ -187,6 +186,32 @@ class UNetThenCollapse(nn.Module):
         out = self.head(self.decoder(features[self.left_out :], *condition), *condition)
         maps: Tensor = self.collapse(out[:, :, : self.output.num_layers], x, features[-1])
         return enlarge(maps, self.output_stride)[:, :, :height, :width]
+
+
+def make_collapses(
+    collapse: str,
+    num_layers: int,
+    base_channels: int,
+    num_stages: int,
+    in_channels: int = 1,
+    num_left_out: int = 0,
+) -> list[nn.Module]:
+    """Return what turns each feature of an `Encoder` 2D, finest first.
+
+    Args:
+        collapse: One of `COLLAPSES`.
+        num_layers: Z of the input.
+        base_channels: Width of the first stage.
+        num_stages: Number of halvings.
+        in_channels: Channels of the volume.
+        num_left_out: How many of the finest features are not decoded.
+
+    Raises:
+        ValueError: If the collapse is none.
+    """
+    shapes = encoder_shapes(num_layers, base_channels, num_stages)
+    volume = FeatureShape(in_channels, num_layers, shapes[0].num_padding)
+    return [make_collapse(collapse, shape, volume, shapes[-1]) for shape in shapes[num_left_out:]]
 
 
 def halvings(output_stride: int, num_stages: int) -> int:

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.unet3d import Decoder, Encoder, Parts, PlainConv, pad_to_multiple
+from core.encoder_decoder import pad_to_multiple
+from core.unet3d import Decoder, Encoder, Parts, PlainConv
 
 VARIANCE_FLOOR = 1e-6  # keeps blocks of one value finite when they are normalised
 

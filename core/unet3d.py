@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from core.activations import make_activation
 from core.config import check_literal
 from core.convolution import SameConv3d
+from core.encoder_decoder import EncoderDecoder
 from core.gatrep import TaskGroups
 from core.mode import REPMODE, Mixture, MoDE
 
@@ -50,10 +51,12 @@ class ConvNormAct(nn.Module):
 
 
 class PlainConv(SameConv3d):
-    """A convolution with zero "same" padding and no bias, deaf to the condition."""
+    """A convolution with zero "same" padding, deaf to the condition."""
 
-    def __init__(self, in_channels: int, out_channels: int, size: int = 3) -> None:
-        super().__init__(in_channels, out_channels, size, padding=size // 2, bias=False)
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int = 3, bias: bool = False
+    ) -> None:
+        super().__init__(in_channels, out_channels, size, padding=size // 2, bias=bias)
 
     def forward(self, x: Tensor, *condition: Any) -> Tensor:
         """Convolve features (N, I, Z, Y, X)."""
@@ -228,24 +231,7 @@ class Decoder(nn.Module):
         return x
 
 
-def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
-    """Repeat the far edge of each spatial axis until its length is a multiple.
-
-    Example: multiple 16, axes (40, 156, 160) become (48, 160, 160).
-
-    Args:
-        x: Features (N, C, *S).
-        multiple: That of all spatial axes, or of each.
-    """
-    lengths = x.shape[2:]
-    multiples = [multiple] * len(lengths) if isinstance(multiple, int) else multiple
-    widths = [-length % m for length, m in zip(lengths, multiples, strict=True)][::-1]
-    if not any(widths):
-        return x
-    return F.pad(x, [side for width in widths for side in (0, width)], mode="replicate")
-
-
-class UNet3D(nn.Module):
+class UNet3D(EncoderDecoder):
     """3D U-Net over volumes of any size; lengths are padded to `2**num_stages` and cropped back.
 
     Args:
@@ -266,18 +252,12 @@ class UNet3D(nn.Module):
         base_channels: int,
         num_stages: int,
     ) -> None:
-        super().__init__()
-        self.multiple = 2**num_stages
-        self.encoder = Encoder(encoder_parts, in_channels, base_channels, num_stages)
-        self.decoder = Decoder(decoder_parts, base_channels, num_stages)
-        self.head = decoder_parts.make_conv(base_channels, out_channels)
-
-    def forward(self, x: Tensor, *condition: Any) -> Tensor:
-        """Return the map (N, C_out, Z, Y, X) of volumes (N, C_in, Z, Y, X)."""
-        features = self.encoder(pad_to_multiple(x, self.multiple), *condition)
-        out: Tensor = self.head(self.decoder(features, *condition), *condition)
-        depth, height, width = x.shape[2:]
-        return out[:, :, :depth, :height, :width]
+        super().__init__(
+            Encoder(encoder_parts, in_channels, base_channels, num_stages),
+            Decoder(decoder_parts, base_channels, num_stages),
+            decoder_parts.make_conv(base_channels, out_channels),
+            2**num_stages,
+        )
 
 
 class TaskConditioned(nn.Module):

@@ -17,9 +17,10 @@ from core.collapse import (
     encoder_shapes,
     make_collapse,
 )
+from core.encoder_decoder import pad_to_multiple
 from core.map_networks import CollapsedUNet, UNetThenCollapse
 from core.mode import MoDE
-from core.unet3d import Parts, RepModeUNet, TaskConditioned, pad_to_multiple
+from core.unet3d import Parts, RepModeUNet, TaskConditioned
 
 FEATURES, VOLUME, BOTTLENECK = FeatureShape(2, 3, 1), FeatureShape(1, 6, 2), FeatureShape(4, 2)
 

@@ -54,6 +54,29 @@ def test_specialising_leaves_the_model_as_it_was():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+class Times(nn.Module):
+    """Multiplies by the task, or by one that it is made for."""
+
+    def __init__(self, factor: int | None = None) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x, *condition):
+        return x * (condition[0].ids[0] if self.factor is None else self.factor)
+
+    def plain(self, task):
+        return Times(task)
+
+
+def test_any_module_with_a_plain_of_its_own_becomes_it():
+    model = TaskConditioned(Times(), num_tasks=3)
+    x = torch.randn(1, 1, 2, 2, 2)
+    for task in range(3):
+        assert torch.equal(specialize(model, task)(x), model(x, torch.tensor([task])))
+    with pytest.raises(ValueError, match="Times has no mean of tasks 0, 2, only mixtures"):
+        specialize(model, (0, 2))
+
+
 def test_unknown_task_is_refused():
     with pytest.raises(ValueError, match="task 2 is out of range"):
         specialize(RepModeUNet(2, base_channels=2), 2)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.encoder_decoder import pad_to_multiple
 from core.official import from_official_names, load_official_checkpoint
-from core.unet3d import RepModeUNet, pad_to_multiple
+from core.unet3d import RepModeUNet
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The networks that are compared: RepMode and eight other ways to predict by task."""
