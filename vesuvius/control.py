@@ -1,8 +1,8 @@
 """The control for invented ink: the same training on labels that lie where no ink is.
 
 A model that finds ink which is not there, or a validation that leaks, scores well on such labels.
-The voxels are linked, not copied; only the labels are shifted, so a volume of the control is told
-from its original by its place alone.
+The voxels are linked, not copied; only the labels, and infrared photographs with them, are shifted,
+so a volume of the control is told from its original by its place alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.terminal import note
 from vesuvius.evaluate import averages, check_replaceable, score
 from vesuvius.evaluation_report import text_table, write_evaluation
 from vesuvius.held_out import scored_held_out
-from vesuvius.prepared import INK_LABEL, SUFFIX, PreparedVolume
+from vesuvius.prepared import INK_LABEL, IR_IMAGE, SUFFIX, PreparedVolume
 from vesuvius.recipes import InkRecipe
 from vesuvius.scored import ScoredMap, run_description
 from vesuvius.survey import draw_offsets
@@ -169,17 +169,19 @@ def shift_labels(volumes: dict[str, PreparedVolume], out: Path, seed: int) -> Pa
 
 
 def _write_shifted(volume: PreparedVolume, folder: Path, seed: int) -> None:
-    """Write the links and the shifted label of one volume."""
+    """Write the links, and label and photograph shifted alike, of one volume."""
     if volume.ink_label is None:
         raise ValueError(f"{volume.path} has no ink label to shift; prepare it with its label")
     target = folder / f"{volume.name}{SUFFIX}"
     target.mkdir()
     for file in volume.path.iterdir():
-        if file.name != INK_LABEL:
+        if file.name not in (INK_LABEL, IR_IMAGE):
             os.symlink(file.resolve(), target / file.name)
-    offset = draw_offsets(volume.ink_label.shape, 1, seed)[0].tolist()
-    label = np.roll(volume.ink_label & volume.papyrus_mask, tuple(offset), axis=(0, 1))
+    offset = tuple(draw_offsets(volume.ink_label.shape, 1, seed)[0].tolist())
+    label = np.roll(volume.ink_label & volume.papyrus_mask, offset, axis=(0, 1))
     np.save(target / INK_LABEL, label & volume.papyrus_mask)
+    if volume.ir_image is not None:  # which shows the ink as well
+        np.save(target / IR_IMAGE, np.roll(volume.ir_image, offset, axis=(0, 1)))
 
 
 def _titled(maps: Sequence[ScoredMap], title: str) -> list[ScoredMap]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from core.files import read_json
+from core.files import read_json, write_json
 from vesuvius.control import control, judge, shift_labels
 from vesuvius.prepared import open_prepared
 from vesuvius.train import open_volumes
@@ -50,6 +51,19 @@ def test_labels_are_shifted_far_and_the_voxels_are_the_same(prepared, tmp_path):
         ]
         assert len(steps) == 1
         assert ink.shape[0] / 4 <= steps[0][0] <= 3 * ink.shape[0] / 4
+
+
+def test_the_infrared_photograph_which_shows_ink_too_is_shifted_with_the_label(prepared, tmp_path):
+    folder = shutil.copytree(prepared / "1.vol", tmp_path / "data" / "1.vol")
+    np.save(folder / "ir_image.npy", 200 - 100 * np.load(folder / "ink_label.npy").astype(np.uint8))
+    write_json(folder / "volume.json", read_json(folder / "volume.json") | {"has_ir_image": True})
+    volumes = open_volumes(tmp_path / "data")
+    copy = open_volumes(shift_labels(volumes, tmp_path / "control", seed=0))["1"]
+    ink = copy.ink_label[copy.papyrus_mask]
+    assert ink.any()
+    dark = copy.ir_image[copy.papyrus_mask] == 100
+    assert dark[ink].all()
+    assert not np.array_equal(copy.ir_image, volumes["1"].ir_image)
 
 
 def test_the_same_control_is_found_again_and_another_is_refused(prepared, tmp_path):
