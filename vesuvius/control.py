@@ -23,6 +23,7 @@ from core.terminal import note
 from vesuvius.evaluate import averages, check_replaceable, score
 from vesuvius.evaluation_report import text_table, write_evaluation
 from vesuvius.held_out import scored_held_out
+from vesuvius.networks.pretrained import open_pretrained
 from vesuvius.prepared import INK_LABEL, IR_IMAGE, SUFFIX, PreparedVolume
 from vesuvius.recipes import InkRecipe
 from vesuvius.scored import ScoredMap, run_description
@@ -34,7 +35,9 @@ RECORD = "control.json"
 PREPARED = "prepared"
 
 
-def control(run: Path, /, data: Path, out: Path, seed: int = 0) -> None:
+def control(
+    run: Path, /, data: Path, out: Path, seed: int = 0, pretrained: Path | None = None
+) -> None:
     """Train a run's recipe again on labels shifted far away, and score both: is ink invented?
 
     The control must score at chance: on its own shifted labels, for there is nothing to learn, and
@@ -47,18 +50,22 @@ def control(run: Path, /, data: Path, out: Path, seed: int = 0) -> None:
         data: Folder of the prepared volumes that it was trained on.
         out: Folder to write.
         seed: Decides the shifts.
+        pretrained: What the run was given as --pretrained, if anything.
 
     Raises:
         FileNotFoundError: If the run or a volume does not exist.
-        ValueError: If a volume has no label, or `out` holds other files.
+        ValueError: If a volume has no label, `out` holds other files, or the run started from
+            other weights.
     """
     report = out / "report"
     check_replaceable(report)
-    recipe = from_dict(InkRecipe, run_description(run)["recipe"], where=str(run))
+    description = run_description(run)
+    _check_start(run, description.get("pretrained_sha256"), pretrained)
+    recipe = from_dict(InkRecipe, description["recipe"], where=str(run))
     shifted_data = shift_labels(open_volumes(data), out / PREPARED, seed)
     control_run = out / "run"
     is_started = (control_run / "checkpoints" / "last.safetensors").exists()
-    train(shifted_data, control_run, recipe, resume=is_started)
+    train(shifted_data, control_run, recipe, resume=is_started, pretrained=pretrained)
     maps = [
         *_titled(scored_held_out(run, data, report / "maps"), "the run"),
         *_titled(
@@ -85,6 +92,15 @@ def control(run: Path, /, data: Path, out: Path, seed: int = 0) -> None:
     for verdict in verdicts:
         note(str(verdict))
     note(f"{report / 'report.html'} shows curves and pictures")
+
+
+def _check_start(run: Path, sha256: str | None, pretrained: Path | None) -> None:
+    """Refuse a control that would start from other weights than its run."""
+    given = None if pretrained is None else open_pretrained(pretrained).sha256
+    if given != sha256:
+        started = "random weights" if sha256 is None else "a pretrained encoder"
+        remedy = "leave --pretrained out" if sha256 is None else "give the same with --pretrained"
+        raise ValueError(f"{run} started from {started} and its control would not; {remedy}")
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,33 @@ def test_a_volume_without_a_label_is_refused_and_nothing_is_left(prepared, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_control_that_would_start_from_other_weights_is_refused(
+    run, prepared, tmp_path, monkeypatch
+):
+    pretrained = SimpleNamespace(sha256="aa")
+    monkeypatch.setattr("vesuvius.control.open_pretrained", lambda path: pretrained)
+    out = tmp_path / "control"
+    with pytest.raises(ValueError, match=r"started from random weights .*; leave --pretrained out"):
+        control(run, data=prepared, out=out, pretrained=tmp_path)
+    description = read_json(run / "config.json")["description"] | {"pretrained_sha256": "bb"}
+    monkeypatch.setattr("vesuvius.control.run_description", lambda path: description)
+    for given in (None, tmp_path):
+        with pytest.raises(ValueError, match=r"from a pretrained encoder .*; give the same with"):
+            control(run, data=prepared, out=out, pretrained=given)
+    assert not out.exists()
+    description["pretrained_sha256"] = "aa"
+    trained = []
+
+    def spy(*arguments, **options):
+        trained.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vesuvius.control.train", spy)
+    with pytest.raises(KeyboardInterrupt):
+        control(run, data=prepared, out=out, pretrained=tmp_path)
+    assert trained == [{"resume": False, "pretrained": tmp_path}]
+
+
 def test_a_map_that_knows_nothing_is_at_chance_and_one_that_knows_is_not():
     label, noise = blobs(0), np.random.default_rng(1).random(SHAPE)
     unknowing = judge(mapped(noise, label), seed=0)
