@@ -21,13 +21,13 @@ from tests.vesuvius.test_every_recipe import stopping_after_1
 from vesuvius.folds import Piece
 from vesuvius.inkmap import load_model
 from vesuvius.masked_patches import HiddenValidator, MaskedPatches
-from vesuvius.networks.pretrained import open_pretrained
+from vesuvius.networks.pretrained import open_pretrained, origin
 from vesuvius.networks.registry import build_network, load_pretrained
 from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.prepare import prepare
 from vesuvius.pretrain import PretrainingRecipe, build_autoencoder, pretrain, pretraining_of
 from vesuvius.recipes import RECIPES, InkRecipe, small
-from vesuvius.train import train
+from vesuvius.train import open_volumes, train
 
 
 def tiny_pretraining(**changes) -> PretrainingRecipe:
@@ -225,6 +225,21 @@ def test_what_pretraining_saw_of_what_is_scored_is_said(autoencoder, prepared, t
     train(prepared, tmp_path / "run", recipe, pretrained=autoencoder)
     said = capsys.readouterr().err
     assert "pretraining saw, though not its label, what is scored now: train piece of 2" in said
+
+
+def test_a_fragment_of_the_same_name_from_other_files_may_have_been_seen(
+    autoencoder, prepared, capsys
+):
+    volumes, pretrained = open_volumes(prepared), open_pretrained(autoencoder)
+    pieces = [Piece(**piece) for piece in pretrained.description["pieces"]]
+    origin(pretrained, volumes, pieces, 16)
+    assert not capsys.readouterr().err
+    data = pretrained.description["data"] | {"2": "prepared without its label"}
+    unlabelled = replace(pretrained, description=pretrained.description | {"data": data})
+    origin(unlabelled, volumes, pieces, 16)
+    assert "saw fragments of the names 2 prepared from other files" in capsys.readouterr().err
+    origin(unlabelled, volumes, [piece for piece in pieces if piece.fragment == "1"], 16)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("job", ["pretrain", "train"])
