@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from core.checkpoint import TRAINING_STATE, WEIGHTS, load
+from core.files import read_json, write_json
 from core.gatrep import TaskGroups
 from core.masked_autoencoder import MaskConfig
 from core.training import _train_epoch
@@ -114,6 +115,18 @@ def test_labels_are_not_needed_and_not_looked_at(fragments, tmp_path):
         result = pretrain(tmp_path / name, tmp_path / name / "run", once(tiny_pretraining()))
         ends.append(load(result.best_path, WEIGHTS)[0])
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_layer_order_and_voxel_sizes_are_told_as_before_training(prepared, tmp_path, capsys):
+    for name in "12":
+        shutil.copytree(prepared / f"{name}.vol", tmp_path / f"{name}.vol")
+    path = tmp_path / "2.vol" / "volume.json"
+    write_json(path, read_json(path) | {"voxel_size_um": [8, 8, 8]})
+    made_patches(tmp_path, tiny_pretraining())
+    said = capsys.readouterr().err
+    assert "1: layer order " in said
+    assert "2: layer order " in said
+    assert "the volumes differ in voxel size (1 4 um, 2 8 um)" in said
 
 
 def test_what_training_holds_out_is_held_out_of_pretraining(autoencoder, run, prepared):
