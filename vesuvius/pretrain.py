@@ -75,15 +75,13 @@ class PretrainingRecipe:
 
 def pretraining_of(recipe: InkRecipe) -> PretrainingRecipe:
     """Return the pretraining of a recipe: as many patches and epochs as its training has."""
-    sampling = recipe.sampling
-    kinds = (sampling.num_void, sampling.num_edges, sampling.num_raw, sampling.num_grid)
     return PretrainingRecipe(
         recipe.network,
         recipe.window,
         recipe.validation,
         recipe.training,
-        sampling.patch_size,
-        sampling.num_buckets * sampling.bucket_cap + sum(kinds),
+        recipe.sampling.patch_size,
+        recipe.sampling.most_patches,
     )
 
 
