@@ -90,6 +90,11 @@ def load_model(path: Path) -> CellModel:
         FileNotFoundError: If there is none, or the run has no finished epoch yet.
         ValueError: If the checkpoint is damaged, or of another model or version.
     """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no run or checkpoint at {path.absolute()}; give the --out of `ssp train`, or an "
+            "official checkpoint"
+        )
     if path.is_dir():
         return _load_run(_best(path))
     if path.suffix == ".safetensors":

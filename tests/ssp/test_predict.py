@@ -296,5 +296,5 @@ def test_an_image_without_contrast_is_refused(run, tmp_path):
 def test_what_is_no_run_is_named(stack, tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         predict(tmp_path, stack, out=tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"none\.p"):
+    with pytest.raises(FileNotFoundError, match=r"no run or checkpoint at .*none\.p; give"):
         predict(tmp_path / "none.p", stack, out=tmp_path / "out")
