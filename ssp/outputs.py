@@ -13,16 +13,17 @@ from typing import Literal
 import numpy as np
 
 from core.files import atomic_dir, atomic_path
-from ssp.resample import ReadPlanes, Shape, axis_matrix, resample_plane
+from ssp.resample import BAND_BYTES, ReadPlanes, Shape, axis_matrix, resample_plane
 from ssp.stack import VoxelSize
 
 Format = Literal["ome-tiff", "ome-zarr"]
 SUFFIXES: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}
 BIG_TIFF_BYTES = 2**32 - 2**25  # offsets of the classic format end at 4 GiB
-BAND_BYTES = 64 * 2**20
 
 
-def restored(read: ReadPlanes, shape: Shape, new_shape: Shape, scratch: Path) -> Iterator:
+def restored(
+    read: ReadPlanes, shape: Shape, new_shape: Shape, scratch: Path
+) -> Iterator[np.ndarray]:
     """Yield the planes (Y, X) of a volume resampled to another shape, float32, in order.
 
     Args:
