@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 DEFAULT_DROPOUT = 0.05  # of a network trained without, which more harms
 DEFAULT_GATE_NOISE = 0.1
+_OF_SAMPLES = ("mc_dropout", "gate_noise", "seed")
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class SampleConfig:
         mc_samples: Networks with dropout before each MoDE block and noise on its gates in
             evaluation; 1 for the network as it was trained.
         mc_dropout: Probability of dropping an input element of a block; by default that of the
-            training, or 0.05 if it had none.
+            training, or 0.05 if it had none, as more harms a network that never met dropout.
         gate_noise: Standard deviation of the noise on the logits of the gates, by default 0.1.
         seed: Of dropout and noise, by default 0.
 
@@ -66,4 +67,4 @@ class SampleConfig:
         return defaults | given
 
     def _drawn_with(self) -> dict[str, float | None]:
-        return {name: value for name, value in asdict(self).items() if name != "mc_samples"}
+        return {name: getattr(self, name) for name in _OF_SAMPLES}

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from core.inference import Journal
-from core.mode import MoDE
+from core.mode import has_mixtures
 from core.samples import SampleConfig
 from core.stochastic import draw_sample
 from core.uncertainty import Moments
@@ -46,8 +46,7 @@ class Members:
     config: SampleConfig
 
     def __post_init__(self) -> None:
-        has_mixtures = any(isinstance(module, MoDE) for module in self.model.network.modules())
-        if self.number > 1 and not has_mixtures:
+        if self.number > 1 and not has_mixtures(self.model.network):
             raise ValueError(
                 f"mc_samples {self.number} would all be alike: {self.model.path} has no mixtures "
                 "of experts, before which dropout and in whose gates noise would act; leave it at 1"
