@@ -53,18 +53,24 @@ def export(
     model = load_model(run)
     (name,) = model.choose((task,))
     plain = for_task(model.network, model.tasks.index(name))
-    export_network(plain, signature_of(model), out, collect(**_facts(model, name)), precision)
+    signature = signature_of(model.multiple, model.num_layers)
+    export_network(plain, signature, out, collect(**_facts(model, name)), precision)
 
 
-def signature_of(model: CellModel) -> Signature:
-    """Return what an exported task of a model takes and returns."""
-    space = ("Y", "X") if model.num_layers else ("Z", "Y", "X")
-    planes = (model.num_layers,) if model.num_layers else ()
+def signature_of(multiple: int, num_layers: int | None = None) -> Signature:
+    """Return what an exported task takes and returns.
+
+    Args:
+        multiple: Of what lengths must be.
+        num_layers: Z of the stacks that a map is predicted of; None if stacks are predicted.
+    """
+    space = ("Y", "X") if num_layers else ("Z", "Y", "X")
+    planes = (num_layers,) if num_layers else ()
     return Signature(
         inputs=(Input("transmitted_light", torch.float32, ("N", 1, *planes, *space), -3, 3),),
         output="fluorescence",
         output_axes=("N", 1, *space),
-        multiples=dict.fromkeys(space, model.multiple),
+        multiples=dict.fromkeys(space, multiple),
     )
 
 
