@@ -20,7 +20,8 @@ from ssp.networks.backbone import Backbone
 from ssp.networks.repmode import RepModeConfig
 from ssp.prepared import open_data
 from ssp.recipes import CellRecipe
-from ssp.train import TrainingImages, fit_images
+from ssp.train import fit_images
+from ssp.training_images import TrainingImages
 
 SIZE_TOLERANCE = 0.02
 

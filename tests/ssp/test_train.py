@@ -17,7 +17,8 @@ from ssp.dataset import CellPatches
 from ssp.model import TaskFacts, load_model
 from ssp.networks.registry import METHODS
 from ssp.prepared import open_data
-from ssp.train import Passes, TrainingImages, cell_loss, train
+from ssp.train import Passes, cell_loss, train
+from ssp.training_images import TrainingImages
 from tests.ssp.cells import TASKS, prepared, tiny_recipe
 
 
