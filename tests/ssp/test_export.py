@@ -100,6 +100,7 @@ def test_the_multiple_is_that_of_the_network(model):
     assert model.network.multiple == OFFICIAL_MULTIPLE
 
 
+@pytest.mark.slow
 def test_a_task_of_a_run_is_exported_with_what_it_needs(run, tmp_path):
     export(run, task="tom20", out=tmp_path / "task.pt2")
     model = load_model(run)
