@@ -91,7 +91,8 @@ def compare(
 
     Raises:
         FileNotFoundError: If a fragment or file does not exist.
-        ValueError: If options do not fit each other, or `out` holds another comparison.
+        ValueError: If options do not fit each other, or `out` holds another comparison or runs of
+            recipes that have changed since.
     """
     _check(recipes, seeds, control, jobs)
     contest = gather_contest(out, fragments, budget)
@@ -131,6 +132,9 @@ def _check(recipes: Sequence[str], seeds: int, control: str | None, jobs: int) -
 def _run_missing(contest: Contest, entries: Sequence[Entry], jobs: int) -> None:
     """Run the entries that have no score yet, some at a time, each in a new process."""
     missing = [entry for entry in entries if not contest.score_path(entry.name).exists()]
+    for entry in entries:
+        if entry not in missing:
+            contest.check_finished(entry.recipe, entry.seed, entry.name)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1,

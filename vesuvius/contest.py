@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from core.config import to_dict
 from core.deploy import specialize
 from core.files import atomic_path, read_json, write_json
 from core.metrics import fbeta
@@ -27,7 +28,7 @@ from vesuvius.inkmap import load_model
 from vesuvius.miniature import STRIDE, Budget, miniature
 from vesuvius.predict import predict
 from vesuvius.prepare import prepare
-from vesuvius.recipes import RECIPES
+from vesuvius.recipes import RECIPES, InkRecipe
 from vesuvius.scored import ScoredMap, Truths, scored_predictions
 from vesuvius.simulate import simulate
 from vesuvius.tasks import INK
@@ -95,6 +96,35 @@ class Contest:
         """Return the file that a finished run has."""
         return self.folder(name) / "score.json"
 
+    def recipe(self, name: str, seed: int) -> InkRecipe:
+        """Return a recipe as its run with a seed trains it."""
+        return miniature(RECIPES[name](), self.budget, seed)
+
+    def check_finished(self, recipe_name: str, seed: int, name: str) -> None:
+        """Refuse a finished run whose recipe was another one then; options added since may differ.
+
+        Args:
+            recipe_name: Of the recipe.
+            seed: Of the training.
+            name: Of its folder.
+
+        Raises:
+            ValueError: If it is of another recipe.
+        """
+        trained = read_json(self.folder(name) / "run" / "config.json")["description"]["recipe"]
+        wanted = json.loads(json.dumps(to_dict(self.recipe(recipe_name, seed))))
+        changed = [
+            f"{group}.{option}"
+            for group, options in wanted.items()
+            for option, value in options.items()
+            if trained.get(group, {}).get(option, value) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.folder(name)} was trained when {recipe_name} was another recipe "
+                f"({', '.join(changed)}); delete it to train it anew, or choose another --out"
+            )
+
     def run(self, recipe_name: str, seed: int, is_control: bool, name: str) -> dict[str, Any]:
         """Train, predict and score one run, and return what was found and what it took.
 
@@ -104,7 +134,7 @@ class Contest:
             is_control: Whether to train on shifted labels.
             name: Of its folder.
         """
-        recipe = miniature(RECIPES[recipe_name](), self.budget, seed)
+        recipe = self.recipe(recipe_name, seed)
         data = self.data
         if is_control:
             data = shift_labels(open_volumes(data), self.out / "control" / str(seed), seed)

@@ -1,8 +1,8 @@
 """The control for invented ink: the same training on labels that lie where no ink is.
 
 A model that finds ink which is not there, or a validation that leaks, scores well on such labels.
-The voxels are linked, not copied; only the labels are shifted, so a volume of the control is told
-from its original by its place alone.
+The voxels are linked, not copied; only the labels, and infrared photographs with them, are shifted,
+so a volume of the control is told from its original by its place alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from core.terminal import note
 from vesuvius.evaluate import averages, check_replaceable, score
 from vesuvius.evaluation_report import text_table, write_evaluation
 from vesuvius.held_out import scored_held_out
-from vesuvius.prepared import INK_LABEL, SUFFIX, PreparedVolume
+from vesuvius.networks.pretrained import open_pretrained
+from vesuvius.prepared import INK_LABEL, IR_IMAGE, SUFFIX, PreparedVolume
 from vesuvius.recipes import InkRecipe
 from vesuvius.scored import ScoredMap, run_description
 from vesuvius.survey import draw_offsets
@@ -34,7 +35,9 @@ RECORD = "control.json"
 PREPARED = "prepared"
 
 
-def control(run: Path, /, data: Path, out: Path, seed: int = 0) -> None:
+def control(
+    run: Path, /, data: Path, out: Path, seed: int = 0, pretrained: Path | None = None
+) -> None:
     """Train a run's recipe again on labels shifted far away, and score both: is ink invented?
 
     The control must score at chance: on its own shifted labels, for there is nothing to learn, and
@@ -47,18 +50,22 @@ def control(run: Path, /, data: Path, out: Path, seed: int = 0) -> None:
         data: Folder of the prepared volumes that it was trained on.
         out: Folder to write.
         seed: Decides the shifts.
+        pretrained: What the run was given as --pretrained, if anything.
 
     Raises:
         FileNotFoundError: If the run or a volume does not exist.
-        ValueError: If a volume has no label, or `out` holds other files.
+        ValueError: If a volume has no label, `out` holds other files, or the run started from
+            other weights.
     """
     report = out / "report"
     check_replaceable(report)
-    recipe = from_dict(InkRecipe, run_description(run)["recipe"], where=str(run))
+    description = run_description(run)
+    _check_start(run, description.get("pretrained_sha256"), pretrained)
+    recipe = from_dict(InkRecipe, description["recipe"], where=str(run))
     shifted_data = shift_labels(open_volumes(data), out / PREPARED, seed)
     control_run = out / "run"
     is_started = (control_run / "checkpoints" / "last.safetensors").exists()
-    train(shifted_data, control_run, recipe, resume=is_started)
+    train(shifted_data, control_run, recipe, resume=is_started, pretrained=pretrained)
     maps = [
         *_titled(scored_held_out(run, data, report / "maps"), "the run"),
         *_titled(
@@ -85,6 +92,15 @@ def control(run: Path, /, data: Path, out: Path, seed: int = 0) -> None:
     for verdict in verdicts:
         note(str(verdict))
     note(f"{report / 'report.html'} shows curves and pictures")
+
+
+def _check_start(run: Path, sha256: str | None, pretrained: Path | None) -> None:
+    """Refuse a control that would start from other weights than its run."""
+    given = None if pretrained is None else open_pretrained(pretrained).sha256
+    if given != sha256:
+        started = "random weights" if sha256 is None else "a pretrained encoder"
+        remedy = "leave --pretrained out" if sha256 is None else "give the same with --pretrained"
+        raise ValueError(f"{run} started from {started} and its control would not; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -169,17 +185,19 @@ def shift_labels(volumes: dict[str, PreparedVolume], out: Path, seed: int) -> Pa
 
 
 def _write_shifted(volume: PreparedVolume, folder: Path, seed: int) -> None:
-    """Write the links and the shifted label of one volume."""
+    """Write the links, and label and photograph shifted alike, of one volume."""
     if volume.ink_label is None:
         raise ValueError(f"{volume.path} has no ink label to shift; prepare it with its label")
     target = folder / f"{volume.name}{SUFFIX}"
     target.mkdir()
     for file in volume.path.iterdir():
-        if file.name != INK_LABEL:
+        if file.name not in (INK_LABEL, IR_IMAGE):
             os.symlink(file.resolve(), target / file.name)
-    offset = draw_offsets(volume.ink_label.shape, 1, seed)[0].tolist()
-    label = np.roll(volume.ink_label & volume.papyrus_mask, tuple(offset), axis=(0, 1))
+    offset = tuple(draw_offsets(volume.ink_label.shape, 1, seed)[0].tolist())
+    label = np.roll(volume.ink_label & volume.papyrus_mask, offset, axis=(0, 1))
     np.save(target / INK_LABEL, label & volume.papyrus_mask)
+    if volume.ir_image is not None:  # which shows the ink as well
+        np.save(target / IR_IMAGE, np.roll(volume.ir_image, offset, axis=(0, 1)))
 
 
 def _titled(maps: Sequence[ScoredMap], title: str) -> list[ScoredMap]:

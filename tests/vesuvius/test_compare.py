@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.files import read_json
+from core.files import read_json, write_json
 from tests.vesuvius.conftest import tiny_recipe
 from vesuvius.cli import main
-from vesuvius.compare import Entry, compare
+from vesuvius.compare import Entry, _run_missing, compare
 from vesuvius.comparison import markdown_table, summarize, text_table
 from vesuvius.contest import Contest, Fragments, gather_contest
 from vesuvius.miniature import Budget
@@ -67,6 +67,28 @@ def test_another_budget_or_fragment_needs_another_folder(contest, prepared, frag
     gather_contest(contest.out, same, BUDGET)
     with pytest.raises(ValueError, match=r"another budget; choose another --out"):
         gather_contest(contest.out, same, replace(BUDGET, epochs=2))
+
+
+def test_a_finished_run_of_a_recipe_that_has_changed_is_refused(contest, monkeypatch):
+    contest.run("small", 3, False, "small-3")
+    contest.check_finished("small", 3, "small-3")
+    path = contest.folder("small-3") / "run" / "config.json"
+    config = read_json(path)
+    del config["description"]["recipe"]["tasks"]  # an option that was added since
+    write_json(path, config)
+    contest.check_finished("small", 3, "small-3")
+    other = tiny_recipe()
+    other = replace(
+        other,
+        loss=replace(other.loss, smoothing=0.01),
+        training=replace(other.training, seed=3),
+    )
+    monkeypatch.setattr("vesuvius.contest.miniature", lambda *_: other)
+    with pytest.raises(ValueError, match=r"small-3 was trained when small .*\(loss.smoothing\)"):
+        contest.check_finished("small", 3, "small-3")
+    write_json(contest.score_path("small-3"), {})
+    with pytest.raises(ValueError, match="delete it to train it anew"):
+        _run_missing(contest, [Entry("small", 3)], jobs=1)
 
 
 def run_record(recipe: str, seed: int, f05: float, is_control: bool = False) -> dict:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from core.files import read_json
+from core.files import read_json, write_json
 from vesuvius.control import control, judge, shift_labels
 from vesuvius.prepared import open_prepared
 from vesuvius.train import open_volumes
@@ -52,6 +53,19 @@ def test_labels_are_shifted_far_and_the_voxels_are_the_same(prepared, tmp_path):
         assert ink.shape[0] / 4 <= steps[0][0] <= 3 * ink.shape[0] / 4
 
 
+def test_the_infrared_photograph_which_shows_ink_too_is_shifted_with_the_label(prepared, tmp_path):
+    folder = shutil.copytree(prepared / "1.vol", tmp_path / "data" / "1.vol")
+    np.save(folder / "ir_image.npy", 200 - 100 * np.load(folder / "ink_label.npy").astype(np.uint8))
+    write_json(folder / "volume.json", read_json(folder / "volume.json") | {"has_ir_image": True})
+    volumes = open_volumes(tmp_path / "data")
+    copy = open_volumes(shift_labels(volumes, tmp_path / "control", seed=0))["1"]
+    ink = copy.ink_label[copy.papyrus_mask]
+    assert ink.any()
+    dark = copy.ir_image[copy.papyrus_mask] == 100
+    assert dark[ink].all()
+    assert not np.array_equal(copy.ir_image, volumes["1"].ir_image)
+
+
 def test_the_same_control_is_found_again_and_another_is_refused(prepared, tmp_path):
     volumes, out = open_volumes(prepared), tmp_path / "control"
     shift_labels(volumes, out, seed=0)
@@ -67,6 +81,33 @@ def test_a_volume_without_a_label_is_refused_and_nothing_is_left(prepared, tmp_p
     with pytest.raises(ValueError, match=r"1\.vol has no ink label to shift"):
         shift_labels(volumes, tmp_path / "control", seed=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_control_that_would_start_from_other_weights_is_refused(
+    run, prepared, tmp_path, monkeypatch
+):
+    pretrained = SimpleNamespace(sha256="aa")
+    monkeypatch.setattr("vesuvius.control.open_pretrained", lambda path: pretrained)
+    out = tmp_path / "control"
+    with pytest.raises(ValueError, match=r"started from random weights .*; leave --pretrained out"):
+        control(run, data=prepared, out=out, pretrained=tmp_path)
+    description = read_json(run / "config.json")["description"] | {"pretrained_sha256": "bb"}
+    monkeypatch.setattr("vesuvius.control.run_description", lambda path: description)
+    for given in (None, tmp_path):
+        with pytest.raises(ValueError, match=r"from a pretrained encoder .*; give the same with"):
+            control(run, data=prepared, out=out, pretrained=given)
+    assert not out.exists()
+    description["pretrained_sha256"] = "aa"
+    trained = []
+
+    def spy(*arguments, **options):
+        trained.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vesuvius.control.train", spy)
+    with pytest.raises(KeyboardInterrupt):
+        control(run, data=prepared, out=out, pretrained=tmp_path)
+    assert trained == [{"resume": False, "pretrained": tmp_path}]
 
 
 def test_a_map_that_knows_nothing_is_at_chance_and_one_that_knows_is_not():
