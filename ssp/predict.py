@@ -1,199 +1,255 @@
-"""Prediction: from a transmitted-light stack to fluorescence, with an official checkpoint.
+"""Prediction: from a transmitted-light image to fluorescence, on the image's own grid.
 
-Shape legend: Z Y X voxels, C channels, N tiles.
+Shape legend: Z Y X voxels.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import tifffile
 import torch
-from torch import nn
+import tyro
 
-from core.deploy import specialize
-from core.files import atomic_path, read_json, write_json
-from core.inference import choose_device, stream, torch_predictor
-from core.official import load_official_checkpoint
-from core.provenance import collect, file_hash
+from core.files import check_space, read_json, write_json
+from core.inference import choose_device
+from core.pictures import side_by_side, write_png
+from core.provenance import collect
+from core.samples import SampleConfig
 from core.terminal import note, progress
-from core.tiling import TilePlan
-from ssp.readers import open_stack
-from ssp.resample import measure
+from ssp.mapping import Field
+from ssp.model import CellModel, load_model
+from ssp.outputs import SUFFIXES, Format, restored, write_image
+from ssp.pictures import contrast, gray
+from ssp.resample import Moments, ReadPlanes, Shape
+from ssp.sampled import Members, Prediction, mean_and_spread
+from ssp.source import InputConfig, Source, open_source
 
-TILE = (32, 128, 128)
-STRIDE = (16, 64, 64)
+Samples = Annotated[SampleConfig, tyro.conf.arg(name="")]
+
+
+Input = Annotated[InputConfig, tyro.conf.arg(name="")]
 
 
 def predict(
-    checkpoint: Path,
+    run: Path,
     stack: Path,
     /,
     out: Path,
     task: tuple[str, ...] = (),
-    channel: int | str | None = None,
-    scene: int | None = None,
-    time: int | None = None,
-    axes: str | None = None,
+    original_scale: bool = False,
+    format: Format = "ome-tiff",
     batch_size: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    image: Input = InputConfig(),  # noqa: B008 - frozen
+    samples: Samples = SampleConfig(),  # noqa: B008 - frozen
 ) -> None:
-    """Predict fluorescence from a transmitted-light stack with an official RepMode checkpoint.
+    """Predict fluorescence from a transmitted-light image with a trained model.
 
-    The stack is z-scored as a whole and predicted in overlapping tiles of 32 x 128 x 128 voxels,
-    blended with Gaussian weights. Nothing is resampled: it should have the voxel size of training,
-    0.29 um along every axis for published networks. Writes for each task one float32 TIFF (Z, Y,
-    X), in standard deviations of the fluorescence image, and where it comes from. The same command
-    again predicts only what is missing.
+    The image is z-scored as a whole, resampled to the voxel size of training, predicted in
+    overlapping tiles that are blended with Gaussian weights, and the prediction brought back to the
+    voxels of the image. Writes one float32 image for each task, in standard deviations of the
+    fluorescence, a picture of the planes in its middle, and where it comes from. With Monte Carlo
+    samples it is their mean, and a second image their standard deviation. The same command again
+    continues where it was stopped, and does nothing once it is finished.
 
     Args:
-        checkpoint: Official checkpoint (.p).
-        stack: CZI, TIFF or OME-TIFF, (Z, Y, X) or a single plane (Y, X), of any size.
-        out: Folder to write `<task>.tif` and `<task>.provenance.json` into.
-        task: Names of the structures to predict; all the network knows by default.
-        channel: Index from 0 or name of the transmitted-light channel; the only one by default.
-        scene: Which of several images, from 0; the only one by default.
-        time: Which of several times, from 0; the only one by default.
-        axes: For a TIFF that does not say it, the letter of each axis longer than 1: "CZYX".
+        run: Run folder of `ssp train` or `ssp extend`, one of its checkpoints, or an official
+            checkpoint (.p).
+        stack: CZI, TIFF, OME-TIFF or OME-Zarr, (Z, Y, X) or a single plane (Y, X), of any size.
+        out: Folder to write `<task>.ome.tif`, `<task>.png` and `<task>.provenance.json` into.
+        task: Names of the structures to predict; all the model knows by default.
+        original_scale: Give intensities as the training targets had them, not z-scores.
+        format: What to write: OME-TIFF or OME-Zarr 0.4.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
+        image: Which image of the file is predicted, and how large its voxels are.
+        samples: Which Monte Carlo samples are averaged.
 
     Raises:
-        FileNotFoundError: If the checkpoint or the stack does not exist.
-        ValueError: If one of them cannot be read, a task is unknown, or `out` holds predictions
-            with another checkpoint, stack or setting.
+        FileNotFoundError: If the run or the image does not exist.
+        ValueError: If one of them cannot be read, they do not fit each other, a task is unknown,
+            or `out` holds predictions with another model, image or setting.
     """
-    model, known = load_official_checkpoint(checkpoint)
-    chosen = _choose_tasks(task, known)
-    volume = standardized(read_stack(stack, channel, scene, time, axes))
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
+    members = Members(load_model(run), samples)
     where = choose_device(device)
-    settings = {
-        "checkpoint_sha256": file_hash(checkpoint),
-        "stack_sha256": file_hash(stack),
-        "chosen": {"channel": channel, "scene": scene, "time": time, "axes": axes},
-        "tile": list(TILE),
-        "stride": list(STRIDE),
-        "batch_size": batch_size,
-        "device": str(where),
-    }
-    missing = _find_missing(out, chosen, settings)
-    note(f"{stack.name}: {' x '.join(map(str, volume.shape))} voxels, on {where}")
+    source = open_source(stack, image, members.model.voxel_size_um)
+    job = _Job(members, source, original_scale, where, batch_size, format)
+    tasks = members.model.choose(task)
+    job.check(tasks)
+    missing = _find_missing(out, tasks, job.settings, format)
     if not missing:
         note(f"{out} is already finished")
-    facts = _facts(checkpoint, stack, volume.shape, settings)
-    for name in missing:  # the record first, so that an `out` which cannot be written is found now
-        write_json(_record(out, name), collect(where, task=name, **facts))
-        plain = specialize(model, known.index(name)).to(where)
-        _write(out, name, predict_volume(plain, volume, where, batch_size, name))
+        return
+    for name in missing:
+        # Written before the work, so that an `out` which cannot be written is found now.
+        write_json(_record(out, name), collect(where, task=name, **job.facts))
+    job.introduce()
+    job.check_space(out)
+    with job.source.open(out) as signal:
+        for name in missing:
+            job.predict_task(name, signal, out)
 
 
-def _write(out: Path, task: str, fluorescence_ZYX: np.ndarray) -> None:
-    """Write the prediction of a task."""
-    with atomic_path(out / f"{task}.tif") as partial:
-        tifffile.imwrite(partial, fluorescence_ZYX, metadata={"axes": "ZYX"})
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What is predicted by what, and how."""
 
+    members: Members
+    source: Source
+    original_scale: bool
+    device: torch.device
+    batch_size: int
+    format: Format
 
-def read_stack(
-    path: Path,
-    channel: int | str | None = None,
-    scene: int | None = None,
-    time: int | None = None,
-    axes: str | None = None,
-) -> np.ndarray:
-    """Return one channel of a file as float32 (Z, Y, X); the arguments are those of `predict`.
+    @property
+    def model(self) -> CellModel:
+        """Return the model."""
+        return self.members.model
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no stack, is damaged, or a channel, scene or time must be chosen.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no stack at {path.absolute()}")
-    stack = open_stack(path, scene, time, axes)
-    return stack.read(stack.find_channel(channel)).astype(np.float32)
-
-
-def standardized(volume: np.ndarray) -> np.ndarray:
-    """Return a volume with mean 0 and standard deviation 1, float32.
-
-    Raises:
-        ValueError: If it is constant or holds values that are not finite.
-    """
-    moments = measure(lambda start, stop: volume[start:stop], volume.shape, "the stack")
-    volume = volume - np.float32(moments.mean)
-    volume /= np.float32(moments.std)
-    return volume
-
-
-def predict_volume(
-    plain: nn.Module, volume: np.ndarray, device: torch.device, batch_size: int, name: str
-) -> np.ndarray:
-    """Return the prediction of a plain network for a standardized volume, float32 (Z, Y, X)."""
-    plan = TilePlan(volume.shape, TILE, STRIDE)
-    fluorescence = np.empty(volume.shape, np.float32)
-
-    def write(start: int, stop: int, values: np.ndarray) -> None:
-        fluorescence[start:stop] = values[0]
-
-    with progress(name, int(np.prod(plan.grid)), "tiles") as advance:
-        stream(
-            plan,
-            lambda start, stop: volume[start:stop],
-            torch_predictor(lambda tiles_NZYX, _: plain(tiles_NZYX[:, None]), device),
-            write,
-            batch_size=batch_size,
-            advance=advance,
+    @cached_property
+    def field(self) -> Field:
+        """Return how the resampled image is tiled."""
+        return Field(
+            self.source.resampled_shape, self.model.tile, self.model.target, self.model.num_layers
         )
-    return fluorescence
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Return all that the numbers of a prediction depend on."""
+        return {
+            "checkpoint_sha256": self.model.sha256,
+            "input_sha256": self.source.sha256,
+            "channel": self.source.channel,
+            "scene": self.source.config.scene,
+            "time": self.source.config.time,
+            "axes": self.source.config.axes,
+            "factors": list(self.source.factors),
+            "tile": list(self.field.plan.tile),
+            "stride": list(self.field.plan.stride),
+            "original_scale": self.original_scale,
+            "mc_samples": self.members.number,
+            **self.members.noise,
+            "batch_size": self.batch_size,
+            "device": str(self.device),
+        }
 
-def _choose_tasks(wanted: tuple[str, ...], known: list[str]) -> list[str]:
-    """Return the tasks to predict.
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what a prediction says about itself."""
+        return {
+            "checkpoint": str(self.model.path.resolve()),
+            "input": str(self.source.stack.path.resolve()),
+            "shape": list(self.source.shape),
+            "voxel_size_um": self.source.voxel_size_um,
+            "predicted_shape": list(self.field.shape),
+            "intensity": "z-score of the whole image, before it is resampled",
+            "settings": self.settings,
+        }
 
-    Raises:
-        ValueError: If one is unknown.
-    """
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ValueError(
-            f"unknown task {', '.join(unknown)}; this checkpoint knows {', '.join(known)}"
+    def check(self, tasks: tuple[str, ...]) -> None:
+        """Refuse what cannot be predicted, before anything is written.
+
+        Raises:
+            ValueError: If the image, the samples or the scale do not fit the model.
+        """
+        if self.members.number > 1:
+            self.field.check_samples(self.model.multiple)
+        unknown = [task for task in tasks if task not in self.model.facts]
+        if self.original_scale and unknown:
+            raise ValueError(
+                f"{self.model.path} does not tell the intensities of {', '.join(unknown)} in "
+                "training; leave out --original-scale"
+            )
+
+    def introduce(self) -> None:
+        """Say what is about to be done."""
+        before, after = (" x ".join(map(str, s)) for s in (self.source.shape, self.field.shape))
+        resampled = "" if before == after else f", resampled to {after}"
+        samples = f", mean of {self.members.number} samples" if self.members.number > 1 else ""
+        note(
+            f"{self.source.stack.path.name}: {before} voxels{resampled}, on {self.device}{samples}"
         )
-    return list(dict.fromkeys(wanted)) or known
+
+    def check_space(self, out: Path) -> None:
+        """Refuse a disk too small for the files under way and one task's output."""
+        num_maps = min(self.members.number, 2)
+        resampled, written = (4 * int(np.prod(s)) for s in (self.field.shape, self.source.shape))
+        check_space(out, resampled * (1 + 2 * num_maps) + 2 * written)
+
+    def predict_task(self, name: str, signal: np.ndarray, out: Path) -> None:
+        """Write the prediction of one task."""
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+        prediction = Prediction(
+            self.members, name, signal, self.field, self.device, self.batch_size, out, digest
+        )
+        with progress(name, prediction.num_tiles, "tiles") as advance:
+            moments = prediction.run(advance)
+        volumes = moments[:, None] if self.field.is_map else moments
+        maps = mean_and_spread(volumes, self.members.number)
+        middle = volumes.shape[1] // 2
+        seen = [read(middle, middle + 1)[0] for read in maps.values()]
+        planes = [np.asarray(signal[len(signal) // 2]), *seen]
+        picture = side_by_side(*(gray(plane, contrast(plane)) for plane in planes))
+        write_png(out / f"{name}.png", picture)
+        for kind in reversed(maps):  # the mean last: what is there is finished
+            path = _output(out, name, kind, self.format)
+            if not path.exists():
+                self._write(path, name, kind, maps[kind], volumes.shape[1:])
+        prediction.clear()
+
+    def _write(self, path: Path, name: str, kind: str, read: ReadPlanes, shape: Shape) -> None:
+        """Write one map of a prediction, on the grid of the image."""
+        num_planes = 1 if self.field.is_map else self.source.shape[0]
+        new_shape = (num_planes, *self.source.shape[1:])
+        planes = restored(read, shape, new_shape, path.parent)
+        scaled = (self._scaled(plane, name, kind != "") for plane in planes)
+        size_um, title = self.source.voxel_size_um, f"{name} {kind}".strip()
+        write_image(path, scaled, new_shape, size_um, title)
+
+    def _scaled(self, plane: np.ndarray, name: str, is_spread: bool) -> np.ndarray:
+        """Return a plane on the scale that is asked for; a spread stays at least 0."""
+        facts = self.model.facts.get(name)
+        scale = Moments(facts.mean, facts.std) if self.original_scale and facts else Moments(0, 1)
+        if is_spread:
+            return np.maximum(plane, 0) * np.float32(scale.std)
+        return plane * np.float32(scale.std) + np.float32(scale.mean)
 
 
-def _find_missing(out: Path, tasks: list[str], settings: dict[str, Any]) -> list[str]:
+def _find_missing(
+    out: Path, tasks: tuple[str, ...], settings: dict[str, Any], format: Format
+) -> list[str]:
     """Return the tasks that `out` holds no prediction of.
 
     Raises:
         ValueError: If it holds predictions with other settings, or one of these tasks of unknown
             origin.
     """
-    for path in sorted(out.glob("*.tif")):
-        record = _record(out, path.stem)
+    suffixes = tuple(SUFFIXES.values())
+    for path in sorted(path for path in out.glob("[!.]*") if path.name.endswith(suffixes)):
+        name = next(path.name.removesuffix(s) for s in suffixes if path.name.endswith(s))
+        record = _record(out, name.removesuffix("-uncertainty"))
         if record.exists():
             stored = read_json(record).get("settings", {})
             changed = [key for key in settings if stored.get(key) != settings[key]]
-            found = f"predicted with other {', '.join(changed)}"
+            found = f"was predicted with other {', '.join(changed)}"
         else:
-            changed, found = path.stem in tasks, "of unknown origin"
+            changed, found = name in tasks, "is of unknown origin"
         if changed:
-            raise ValueError(f"{path} is {found}; delete it or choose another --out")
-    return [name for name in tasks if not (out / f"{name}.tif").exists()]
+            raise ValueError(f"{path} {found}; delete it or choose another --out")
+    return [name for name in tasks if not _output(out, name, "", format).exists()]
 
 
-def _facts(
-    checkpoint: Path, stack: Path, shape: tuple[int, ...], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what a prediction says about itself."""
-    return {
-        "checkpoint": str(checkpoint.resolve()),
-        "input": str(stack.resolve()),
-        "shape": list(shape),
-        "intensity": "z-score of the whole stack",
-        "resampling": "none",
-        "settings": settings,
-    }
+def _output(out: Path, task: str, kind: str, format: Format) -> Path:
+    """Return the path of one map of the prediction of a task."""
+    return out / ("-".join(filter(None, (task, kind))) + SUFFIXES[format])
 
 
 def _record(out: Path, task: str) -> Path:

@@ -27,13 +27,15 @@ def draw_split(images: Sequence[Hashable], test: float, val: float, seed: int) -
     Args:
         images: What is split, in the order of the list.
         test: Part of all images.
-        val: Part of the others.
+        val: Part of the others; one of two or more at least, unless the part is 0.
         seed: Of both shuffles.
     """
     order = np.random.RandomState(seed).permutation(len(images))
     kept = round(len(images) * (1 - test))
     rest = order[:kept][np.random.RandomState(seed).permutation(kept)]
     trained = round(kept * (1 - val))
+    if val > 0 and trained == kept > 1:
+        trained = kept - 1
     parts = rest[:trained], rest[trained:], order[kept:]
     return {
         split: [images[i] for i in part.tolist()] for split, part in zip(SPLITS, parts, strict=True)

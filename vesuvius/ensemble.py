@@ -11,64 +11,32 @@ from torch import nn
 
 from core.deploy import specialize
 from core.mode import has_mixtures
+from core.samples import DEFAULT_DROPOUT, SampleConfig
 from core.stochastic import draw_sample
 from core.terminal import note
 from core.uncertainty import Member, View, plane_views
 from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
 
-DEFAULT_DROPOUT = 0.05  # of a network trained without, which more harms
-DEFAULT_GATE_NOISE = 0.1
-
 
 @dataclass(frozen=True)
-class EnsembleConfig:
-    """Which predictions are averaged; by default there is one.
+class EnsembleConfig(SampleConfig):
+    """Which predictions are averaged; by default there is one. More samples can be added later.
 
     Args:
-        mc_samples: Monte Carlo samples, networks with dropout before each MoDE block and noise on
-            its gates in evaluation; 1 for the network as it was trained. More can be added later.
-        mc_dropout: Probability of dropping an input element of a block; by default that of the
-            recipe, or 0.05 if it has none, as more harms a network that never met dropout.
-        gate_noise: Standard deviation of the noise on the logits of the gates, by default 0.1.
-        seed: Of dropout and noise, by default 0.
         tta: Average the 8 flips and quarter turns of each tile.
         tta_reversed: Average each of them with its layers reversed too.
         ensemble: A further run or checkpoint, which sees the same window; repeat the option for
             each.
     """
 
-    mc_samples: int = 1
-    mc_dropout: float | None = None
-    gate_noise: float | None = None
-    seed: int | None = None
     tta: bool = False
     tta_reversed: bool = False
     ensemble: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mc_samples < 1:
-            raise ValueError(f"mc_samples {self.mc_samples} is below 1; 1 is the plain prediction")
-        if not 0 <= (self.mc_dropout or 0) < 1:
-            raise ValueError(f"mc_dropout {self.mc_dropout} is outside 0..1; give one below 1")
-        if not 0 <= (self.gate_noise or 0) < float("inf"):
-            raise ValueError(
-                f"gate_noise {self.gate_noise} is no standard deviation; give 0 or more"
-            )
+        super().__post_init__()
         if self.tta_reversed and not self.tta:
             raise ValueError("tta_reversed adds to the views of tta; give both")
-        unused = [name for name in _OF_SAMPLES if getattr(self, name) is not None]
-        if self.mc_samples == 1 and unused:
-            raise ValueError(
-                f"{', '.join(unused)} means nothing for 1 sample; set mc_samples above 1"
-            )
-        if self.mc_samples > 1 and self.mc_dropout == 0 and self.gate_noise == 0:
-            raise ValueError(
-                f"mc_dropout 0 and gate_noise 0 make {self.mc_samples} samples alike; raise one "
-                "of them or leave mc_samples at 1"
-            )
-
-
-_OF_SAMPLES = ("mc_dropout", "gate_noise", "seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,15 +123,7 @@ class Ensemble:
 
     def noise(self) -> dict[str, Any]:
         """Return what the samples are drawn with, with all defaults filled in; {} for none."""
-        if self.config.mc_samples == 1:
-            return {}
-        defaults = {
-            "mc_dropout": _dropout_of(self.models[0]) or DEFAULT_DROPOUT,
-            "gate_noise": DEFAULT_GATE_NOISE,
-            "seed": 0,
-        }
-        chosen = {name: getattr(self.config, name) for name in _OF_SAMPLES}
-        return defaults | {name: value for name, value in chosen.items() if value is not None}
+        return self.config.noise(_dropout_of(self.models[0]))
 
     def describe_views(self) -> str:
         """Return the views in words."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.calibration import Reliability, RiskCoverage
+from core.pictures import overlay
 from vesuvius.evaluate import Evaluated, averages, score
 from vesuvius.evaluation_plots import small_map
 from vesuvius.figure import check_target, write_figure
 from vesuvius.folds import Piece, hold_out_stripe
-from vesuvius.pictures import overlay
 from vesuvius.prediction_folder import UNCERTAINTIES
 from vesuvius.scored import ScoredMap, Truths, scored_predictions
 from vesuvius.scores import CONFIDENCE

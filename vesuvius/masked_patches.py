@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from core.masked_autoencoder import MaskConfig, hidden_error, hidden_voxels, hide
+from core.pictures import side_by_side, stacked
 from core.training import Validation
 from vesuvius.dataset import PatchSource, normalised, read_voxels
-from vesuvius.pictures import side_by_side, stacked
 
 BATCH_SIZE = 8
 PICTURE_SIDE = 256

@@ -13,9 +13,9 @@ import tifffile
 
 from core.files import read_json, write_json
 from core.inference import Journal
+from core.pictures import captioned, shrink, side_by_side, write_png
 from vesuvius.maps import MapFile
 from vesuvius.moments import MomentMaps
-from vesuvius.pictures import captioned, shrink, side_by_side, write_png
 from vesuvius.voxel_size import MapGrid
 
 BAND_ROWS = 256

@@ -11,12 +11,12 @@ from torch import nn
 from core.deploy import specialize
 from core.inference import stream
 from core.metrics import ProbabilityHistogram
+from core.pictures import shrink, side_by_side
 from core.tiling import TilePlan
 from core.training import Validation
 from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
 from vesuvius.inkmap import Window, ink_predictor, window_reader
-from vesuvius.pictures import shrink, side_by_side
 from vesuvius.prepared import LayersInnermost, PreparedVolume
 from vesuvius.recipes import ValidationConfig
 from vesuvius.tasks import Tasks

@@ -10,6 +10,9 @@ import pytest
 import tifffile
 import zarr
 
+from ssp.train import train
+from tests.ssp.cells import prepared, tiny_recipe
+
 
 def noise(shape: tuple[int, ...], seed: int = 0, dtype: type = np.uint16) -> np.ndarray:
     """Return random voxels that use the whole range of an integer type."""
@@ -78,3 +81,17 @@ def files() -> SimpleNamespace:
         write_czi=write_czi,
         write_ome_zarr=write_ome_zarr,
     )
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Prepared cells of two structures."""
+    return prepared(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="session")
+def run(data, tmp_path_factory) -> Path:
+    """Run folder of a small RepMode trained on them for two epochs."""
+    out = tmp_path_factory.mktemp("runs") / "repmode"
+    train(data, out, tiny_recipe())
+    return out

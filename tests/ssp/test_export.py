@@ -15,8 +15,10 @@ from core.official import save_official_checkpoint
 from core.provenance import file_hash
 from core.unet3d import RepModeUNet
 from ssp.cli import main
-from ssp.export import MULTIPLE, export
-from ssp.predict import TILE
+from ssp.export import export, signature_of
+from ssp.model import OFFICIAL_MULTIPLE, load_model
+from ssp.networks.registry import for_task
+from ssp.recipes import PATCH_SIZE
 
 TASKS = ["dna", "tom20"]
 
@@ -86,19 +88,44 @@ def test_the_file_tells_what_it_needs_and_where_it_comes_from(checkpoint, export
     record = json.loads(extra_files["repmode.json"])
     assert record["task"] == "tom20"
     assert record["inputs"][0]["axes"] == ["N", 1, "Z", "Y", "X"]
-    assert record["free_axes"]["Z"] == {"multiple_of": MULTIPLE, "at_least": 2 * MULTIPLE}
+    assert record["free_axes"]["Z"] == {
+        "multiple_of": OFFICIAL_MULTIPLE,
+        "at_least": 2 * OFFICIAL_MULTIPLE,
+    }
     assert record["checkpoint_sha256"] == file_hash(checkpoint)
-    assert record["tile"] == list(TILE)
+    assert record["tile"] == list(PATCH_SIZE)
 
 
 def test_the_multiple_is_that_of_the_network(model):
-    assert model.network.multiple == MULTIPLE
+    assert model.network.multiple == OFFICIAL_MULTIPLE
+
+
+@pytest.mark.slow
+def test_a_task_of_a_run_is_exported_with_what_it_needs(run, tmp_path):
+    export(run, task="tom20", out=tmp_path / "task.pt2")
+    model = load_model(run)
+    x = torch.randn(2, 1, 8, 12, 16)
+    with torch.no_grad():
+        wanted = for_task(model.network, 1)(x).numpy()
+    found = run_torch(tmp_path / "task.pt2", x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    extra_files = {"repmode.json": ""}
+    torch.export.load(tmp_path / "task.pt2", extra_files=extra_files)
+    record = json.loads(extra_files["repmode.json"])
+    assert record["target_std"] == model.facts["tom20"].std
+    assert record["voxel_size_um"] == list(model.voxel_size_um)
+
+
+def test_a_model_of_maps_takes_its_planes_and_returns_rows_and_columns():
+    signature = signature_of(16, num_layers=6)
+    assert signature.inputs[0].axes == ("N", 1, 6, "Y", "X")
+    assert signature.output_axes == ("N", 1, "Y", "X")
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--task", "actin", "--out", "task.pt2"], "unknown task actin; this checkpoint knows dna"),
+        (["--task", "actin", "--out", "task.pt2"], "knows dna, tom20"),
         (["--out", "task.pt2"], "--task"),
         (["--task", "dna", "--out", "task.h5"], "allowed are .onnx and .pt2"),
     ],

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from core.export import export
 from core.provenance import collect
-from ssp.export import SIGNATURE
+from ssp.export import signature_of
 from ssp.networks.registry import METHODS, for_task
 from tests.core.test_deploy import settled
 from tests.ssp.networks import network, small
@@ -19,5 +17,4 @@ from tests.ssp.networks import network, small
 @pytest.mark.parametrize("name", METHODS)
 def test_the_network_of_one_task_is_exported_and_checked(name, kind, tmp_path):
     model = settled(network(small(name)), (1, 8, 8, 8))
-    signature = replace(SIGNATURE, multiples=dict.fromkeys("ZYX", 4))
-    export(for_task(model, 1), signature, tmp_path / f"{name}.{kind}", collect(), "float32")
+    export(for_task(model, 1), signature_of(4), tmp_path / f"{name}.{kind}", collect(), "float32")

@@ -1,196 +1,300 @@
-"""Fluorescence prediction with an official checkpoint."""
+"""Prediction with runs and official checkpoints, on the grid of any image."""
 
 from __future__ import annotations
 
 import json
-import tracemalloc
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 import torch
+from scipy.ndimage import gaussian_filter
+from torch import nn
 
-from core.official import load_official_checkpoint
-from core.provenance import file_hash
-from ssp import predict as module
-from ssp.predict import predict, read_stack, standardized
+from core.official import save_official_checkpoint
+from core.samples import SampleConfig
+from core.terminal import run as run_command
+from core.unet3d import RepModeUNet
+from ssp import mapping, sampled
+from ssp.cli import COMMANDS
+from ssp.model import load_model
+from ssp.networks.registry import for_task
+from ssp.predict import predict
+from ssp.readers import open_stack
+from ssp.sampled import Members
+from ssp.source import InputConfig
+from ssp.train import train
+from tests.ssp.cells import prepared, tiny_recipe
 
-
-@pytest.fixture
-def checkpoint(sample_data):
-    return sample_data / "repmode_reference" / "repmode_mc2_3tasks.p"
+AS_IT_IS = InputConfig(factor=(1.0, 1.0, 1.0))
 
 
 @pytest.fixture
 def stack(tmp_path):
-    """A small stack of noise."""
-    voxels = np.random.default_rng(0).integers(0, 4000, (5, 20, 24), dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "stack.tif", voxels)
-    return tmp_path / "stack.tif"
+    """A small smooth stack that says its voxel size, 0.29 um."""
+    return write_stack(tmp_path / "stack.tif", (6, 20, 24))
+
+
+def write_stack(path, shape, size_um=0.29, seed=0):
+    voxels = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
+    voxels = (1000 + 300 * voxels / voxels.std()).clip(0).astype(np.uint16)
+    sizes = {} if size_um is None else {f"PhysicalSize{axis}": size_um for axis in "ZYX"}
+    tifffile.imwrite(path, voxels, ome=True, metadata={"axes": "ZYX", **sizes})
+    return path
+
+
+def z_scored(path) -> np.ndarray:
+    voxels = tifffile.imread(path).astype(np.float64)
+    return (voxels - voxels.mean()) / voxels.std()
+
+
+def written(out, task="dna"):
+    return tifffile.imread(out / f"{task}.ome.tif")
 
 
 @pytest.fixture
-def predicted(monkeypatch):
-    """The names of the tasks that are computed, in order, while a test runs."""
-    names = []
-    inner = module.predict_volume
-
-    def spy(plain, volume, device, batch_size, name):
-        names.append(name)
-        return inner(plain, volume, device, batch_size, name)
-
-    monkeypatch.setattr(module, "predict_volume", spy)
-    return names
+def identity(monkeypatch):
+    """Let every network return what it is given."""
+    monkeypatch.setattr(sampled, "for_task", lambda model, task: nn.Identity())
 
 
-def test_small_stack_equals_the_network_on_the_whole_volume(checkpoint, tmp_path):
-    rng = np.random.default_rng(0)
-    voxels = rng.integers(0, 4000, (32, 128, 128), dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "stack.tif", voxels)
-    predict(checkpoint, tmp_path / "stack.tif", out=tmp_path / "out", task=("dna",), device="cpu")
-    model, tasks = load_official_checkpoint(checkpoint)
-    x = torch.from_numpy((voxels - voxels.mean()) / voxels.std()).float()[None, None]
-    with torch.no_grad():
-        expected = model(x, torch.tensor([tasks.index("dna")]))[0, 0]
-    written = tifffile.imread(tmp_path / "out" / "dna.tif")
-    assert written.dtype == np.float32
-    np.testing.assert_allclose(written, expected, atol=1e-5)
-    written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["dna.provenance.json", "dna.tif"]
+def test_an_image_of_one_tile_is_predicted_as_by_the_network(run, tmp_path):
+    path = write_stack(tmp_path / "stack.tif", (4, 16, 16))
+    predict(run, path, out=tmp_path / "out", device="cpu")
+    model = load_model(run)
+    x = torch.from_numpy(z_scored(path)).float()[None, None]
+    for index, task in enumerate(model.tasks):
+        with torch.no_grad():
+            expected = model.network(x, torch.tensor([index]))[0, 0]
+        np.testing.assert_allclose(written(tmp_path / "out", task), expected, atol=1e-5)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [
+        "dna.ome.tif", "dna.png", "dna.provenance.json",
+        "tom20.ome.tif", "tom20.png", "tom20.provenance.json",
+    ]  # fmt: skip
+    picture = cv2.imread(str(tmp_path / "out" / "dna.png"))
+    assert picture.shape == (16, 16 + 8 + 16, 3)  # signal and prediction
+    assert np.ptp(picture[:, :16]) > 200
 
 
-def test_every_task_is_predicted_by_default_at_any_size(checkpoint, tmp_path):
-    rng = np.random.default_rng(0)
-    tifffile.imwrite(tmp_path / "stack.tif", rng.random((5, 20, 137), dtype=np.float32))
-    predict(checkpoint, tmp_path / "stack.tif", out=tmp_path / "out", device="cpu")
-    for name in ("alpha_tubulin", "dna", "tom20"):
-        assert tifffile.imread(tmp_path / "out" / f"{name}.tif").shape == (5, 20, 137)
+def test_an_official_checkpoint_predicts_an_image_smaller_than_a_tile(tmp_path):
+    torch.manual_seed(0)
+    save_official_checkpoint(RepModeUNet(2, base_channels=1), ["dna", "zo1"], tmp_path / "rep.p")
+    path = write_stack(tmp_path / "stack.tif", (5, 20, 24))
+    predict(tmp_path / "rep.p", path, out=tmp_path / "out", task=("zo1",), device="cpu")
+    assert written(tmp_path / "out", "zo1").shape == (5, 20, 24)
+    with pytest.raises(ValueError, match=r"does not tell the intensities of dna, zo1"):
+        predict(tmp_path / "rep.p", path, out=tmp_path / "2", original_scale=True, device="cpu")
 
 
-def test_a_prediction_tells_where_it_comes_from(checkpoint, stack, tmp_path):
-    predict(checkpoint, stack, out=tmp_path / "out", task=("dna",), device="cpu")
+def test_a_prediction_lies_on_the_voxels_of_the_image(run, tmp_path, identity):
+    path = write_stack(tmp_path / "fine.tif", (12, 50, 60), size_um=0.145)
+    predict(run, path, out=tmp_path / "out", task=("dna",), device="cpu")
     record = json.loads((tmp_path / "out" / "dna.provenance.json").read_text())
-    assert record["task"] == "dna"
-    assert record["device"].startswith("cpu")
-    assert record["input"] == str(stack)
-    assert record["shape"] == [5, 20, 24]
-    assert record["resampling"] == "none"
-    assert record["settings"] == {
-        "checkpoint_sha256": file_hash(checkpoint),
-        "stack_sha256": file_hash(stack),
-        "chosen": {"channel": None, "scene": None, "time": None, "axes": None},
-        "tile": [32, 128, 128],
-        "stride": [16, 64, 64],
-        "batch_size": 1,
-        "device": "cpu",
-    }
+    assert record["predicted_shape"] == [6, 25, 30]
+    found = written(tmp_path / "out")
+    assert found.shape == (12, 50, 60)
+    assert np.corrcoef(found.ravel(), z_scored(path).ravel())[0, 1] > 0.97
+    assert np.abs(found - z_scored(path)).max() < 1.2
 
 
-def test_the_same_command_again_predicts_only_what_is_missing(
-    checkpoint, stack, tmp_path, predicted
-):
-    out = tmp_path / "out"
-    predict(checkpoint, stack, out=out, task=("dna", "dna"), device="cpu")
-    assert predicted == ["dna"]
-    predict(checkpoint, stack, out=out, device="cpu")
-    assert predicted == ["dna", "alpha_tubulin", "tom20"]
-    predict(checkpoint, stack, out=out, device="cpu")
-    assert len(predicted) == 3
-
-
-def test_a_folder_of_another_prediction_is_refused(checkpoint, stack, tmp_path, predicted):
-    out = tmp_path / "out"
-    predict(checkpoint, stack, out=out, task=("dna",), device="cpu")
-    tifffile.imwrite(stack, np.random.default_rng(1).random((5, 20, 24), dtype=np.float32))
-    for task in ("dna", "tom20"):
-        with pytest.raises(ValueError, match=r"dna\.tif .* other stack_sha256; .* another --out"):
-            predict(checkpoint, stack, out=out, task=(task,), device="cpu")
-    (out / "dna.provenance.json").unlink()
-    with pytest.raises(ValueError, match=r"dna\.tif .* unknown origin"):
-        predict(checkpoint, stack, out=out, task=("dna",), device="cpu")
-    assert predicted == ["dna"]
-
-
-def test_a_failed_prediction_may_be_repeated_with_other_settings(
-    checkpoint, stack, tmp_path, monkeypatch
-):
-    def fail(*args):
-        raise RuntimeError("out of memory")
-
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "predict_volume", fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            predict(checkpoint, stack, out=out, task=("dna",), batch_size=8, device="cpu")
-    predict(checkpoint, stack, out=out, task=("dna",), batch_size=1, device="cpu")
-    record = json.loads((out / "dna.provenance.json").read_text())
-    assert record["settings"]["batch_size"] == 1
-
-
-def test_a_folder_that_cannot_be_made_is_found_before_the_work(
-    checkpoint, stack, tmp_path, predicted
-):
-    (tmp_path / "file").write_text("text")
-    with pytest.raises(OSError, match="file"):
-        predict(checkpoint, stack, out=tmp_path / "file", device="cpu")
-    assert predicted == []
-
-
-def test_the_chosen_channel_and_time_of_a_file_are_predicted(checkpoint, tmp_path):
-    voxels = np.random.default_rng(0).integers(0, 4000, (2, 5, 3, 20, 24), dtype=np.uint16)
+def test_the_chosen_channel_and_time_of_a_file_are_predicted(run, tmp_path, identity):
+    voxels = np.random.default_rng(0).integers(0, 4000, (2, 6, 3, 16, 20), dtype=np.uint16)
     options = {"ome": True, "metadata": {"axes": "TZCYX", "Channel": {"Name": ["a", "b", "c"]}}}
     tifffile.imwrite(tmp_path / "many.tif", voxels, **options)
     tifffile.imwrite(tmp_path / "one.tif", voxels[1, :, 2])
     usual = {"task": ("dna",), "device": "cpu"}
-    predict(checkpoint, tmp_path / "many.tif", tmp_path / "1", channel="c", time=1, **usual)
-    predict(checkpoint, tmp_path / "one.tif", tmp_path / "2", **usual)
-    first, second = (tifffile.imread(tmp_path / name / "dna.tif") for name in "12")
-    np.testing.assert_array_equal(first, second)
+    chosen = replace(AS_IT_IS, channel="c", time=1)
+    predict(run, tmp_path / "many.tif", tmp_path / "1", image=chosen, **usual)
+    predict(run, tmp_path / "one.tif", tmp_path / "2", image=AS_IT_IS, **usual)
+    np.testing.assert_array_equal(written(tmp_path / "1"), written(tmp_path / "2"))
 
 
-def test_a_stack_is_read_as_float32_of_three_axes(tmp_path):
-    tifffile.imwrite(tmp_path / "plane.tif", np.ones((4, 5), np.uint8))
-    plane = read_stack(tmp_path / "plane.tif")
-    assert (plane.shape, plane.dtype) == ((1, 4, 5), np.float32)
+def test_nothing_is_resampled_at_the_voxel_size_of_training(run, stack, tmp_path, identity):
+    predict(run, stack, out=tmp_path / "out", task=("dna",), device="cpu")
+    np.testing.assert_allclose(written(tmp_path / "out"), z_scored(stack), atol=1e-5)
 
 
-def test_a_standardized_stack_has_mean_0_and_standard_deviation_1():
-    volume = np.random.default_rng(0).normal(3000, 50, (4, 64, 64)).astype(np.float32)
-    z_scores = standardized(volume)
-    assert z_scores.dtype == np.float32
-    assert abs(z_scores.mean(dtype=np.float64)) < 1e-4
-    assert abs(z_scores.std(dtype=np.float64) - 1) < 1e-4
-    exact = volume.astype(np.float64)
-    exact = (exact - exact.mean()) / exact.std()
-    np.testing.assert_allclose(z_scores, exact, atol=1e-4)
+def test_the_voxel_size_may_be_given_or_resampling_left_out(run, tmp_path, identity):
+    path = write_stack(tmp_path / "stack.tif", (6, 20, 24), size_um=None)
+    with pytest.raises(ValueError, match=r"--source-voxel-size Z Y X, or --factor 1 1 1"):
+        predict(run, path, out=tmp_path / "out", device="cpu")
+    usual = {"task": ("dna",), "device": "cpu"}
+    predict(run, path, out=tmp_path / "1", image=AS_IT_IS, **usual)
+    given = InputConfig(source_voxel_size=(0.29, 0.29, 0.145))
+    predict(run, path, out=tmp_path / "2", image=given, **usual)
+    shapes = [
+        json.loads((tmp_path / name / "dna.provenance.json").read_text())["predicted_shape"]
+        for name in "12"
+    ]
+    assert shapes == [[6, 20, 24], [6, 20, 12]]
 
 
-def test_standardizing_does_not_hold_the_stack_in_double_precision():
-    volume = np.random.default_rng(0).random((64, 64, 64), dtype=np.float32)
-    tracemalloc.start()
-    standardized(volume)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1.2 * volume.nbytes
+def test_the_original_scale_is_that_of_the_training_targets(run, stack, tmp_path):
+    usual = {"task": ("dna",), "device": "cpu"}
+    predict(run, stack, out=tmp_path / "scored", **usual)
+    predict(run, stack, out=tmp_path / "original", original_scale=True, **usual)
+    facts = load_model(run).facts["dna"]
+    expected = written(tmp_path / "scored") * facts.std + facts.mean
+    np.testing.assert_allclose(written(tmp_path / "original"), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("value", [0.1, np.nan, np.inf])
-def test_a_stack_without_contrast_or_with_odd_values_is_refused(value):
-    volume = np.full((3, 8, 8), value, np.float32)
-    volume[0, 0, 0] = 0.1
-    with pytest.raises(ValueError, match="cannot be z-scored"):
-        standardized(volume)
+def test_ome_zarr_holds_what_ome_tiff_does(run, stack, tmp_path):
+    usual = {"task": ("dna",), "device": "cpu"}
+    predict(run, stack, out=tmp_path / "tiff", **usual)
+    predict(run, stack, out=tmp_path / "zarr", format="ome-zarr", **usual)
+    tiff = open_stack(tmp_path / "tiff" / "dna.ome.tif")
+    zarr = open_stack(tmp_path / "zarr" / "dna.ome.zarr")
+    np.testing.assert_array_equal(tiff.read(0), zarr.read(0))
+    for image in (tiff, zarr):
+        assert image.voxel_size_um == pytest.approx((0.29, 0.29, 0.29))
+        assert image.shape == (1, 6, 20, 24)
+    assert tiff.channel_names == ("dna",)
 
 
-def test_bad_input_is_named(checkpoint, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.tif"):
-        read_stack(tmp_path / "none.tif")
-    (tmp_path / "text.tif").write_text("text")
-    with pytest.raises(ValueError, match=r"text\.tif cannot be read"):
-        read_stack(tmp_path / "text.tif")
-    tifffile.imwrite(tmp_path / "flat.tif", np.ones((5, 8, 8), np.uint8))
-    with pytest.raises(ValueError, match="cannot be z-scored"):
-        predict(checkpoint, tmp_path / "flat.tif", out=tmp_path / "out")
-    with pytest.raises(ValueError, match=r"unknown task actin; .* alpha_tubulin, dna, tom20"):
-        predict(checkpoint, tmp_path / "flat.tif", out=tmp_path / "out", task=("actin",))
+@pytest.fixture
+def tiles(monkeypatch):
+    """The number of tiles of each batch that is computed while a test runs."""
+    numbers = []
+    inner = mapping.OneChannel.forward
+
+    def spy(self, tiles):
+        numbers.append(len(tiles))
+        return inner(self, tiles)
+
+    monkeypatch.setattr(mapping.OneChannel, "forward", spy)
+    return numbers
+
+
+def test_the_same_command_again_predicts_only_what_is_missing(run, stack, tmp_path, tiles):
+    out = tmp_path / "out"
+    predict(run, stack, out=out, task=("dna", "dna"), device="cpu")
+    of_one_task = len(tiles)
+    predict(run, stack, out=out, device="cpu")
+    assert len(tiles) == 2 * of_one_task
+    predict(run, stack, out=out, device="cpu")
+    assert len(tiles) == 2 * of_one_task
+
+
+def test_a_folder_of_another_prediction_is_refused(run, stack, tmp_path, tiles):
+    out = tmp_path / "out"
+    predict(run, stack, out=out, task=("dna",), device="cpu")
+    number = len(tiles)
+    write_stack(stack, (6, 20, 24), seed=1)
+    for task in ("dna", "tom20"):
+        with pytest.raises(ValueError, match=r"dna\.ome\.tif was .* other input_sha256; .* --out"):
+            predict(run, stack, out=out, task=(task,), device="cpu")
+    (out / "dna.provenance.json").unlink()
+    with pytest.raises(ValueError, match=r"dna\.ome\.tif is of unknown origin"):
+        predict(run, stack, out=out, task=("dna",), device="cpu")
+    assert len(tiles) == number
+
+
+@pytest.mark.parametrize("stopped_at", [5, 9])
+def test_a_killed_prediction_continues_to_the_same_bits(
+    stopped_at, run, tmp_path, tiles, monkeypatch
+):
+    path = write_stack(tmp_path / "stack.tif", (9, 16, 20))
+    options = {
+        "task": ("dna",), "device": "cpu",
+        "samples": SampleConfig(mc_samples=6, mc_dropout=0.3, gate_noise=1.0),
+    }  # fmt: skip
+    predict(run, path, out=tmp_path / "whole", **options)
+    num_calls, inner = len(tiles), mapping.OneChannel.forward
+
+    def fail(self, tiles_NZYX):
+        if len(tiles) - num_calls == stopped_at * 4:
+            raise KeyboardInterrupt
+        return inner(self, tiles_NZYX)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping.OneChannel, "forward", fail)
+        with pytest.raises(KeyboardInterrupt):
+            predict(run, path, out=tmp_path / "out", **options)
+    predict(run, path, out=tmp_path / "out", **options)
+    for name in ("dna", "dna-uncertainty"):
+        np.testing.assert_array_equal(
+            written(tmp_path / "out", name), written(tmp_path / "whole", name)
+        )
+    # 4 members in one pass and 2 in the next; at most a row of 2 tiles is repeated
+    assert len(tiles) <= 2 * num_calls + 2 * 4
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_samples_give_the_mean_and_spread_of_what_each_would_give(run, stack, tmp_path):
+    samples = SampleConfig(mc_samples=5, mc_dropout=0.3, gate_noise=1.0, seed=3)
+    predict(run, stack, out=tmp_path / "out", task=("tom20",), device="cpu", samples=samples)
+    members = Members(load_model(run), samples)
+    maps = []
+    for number, network in enumerate(members.networks(1, 0, 5)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampled, "for_task", lambda model, task, one=network: one)
+            predict(run, stack, out=tmp_path / str(number), task=("tom20",), device="cpu")
+        maps.append(written(tmp_path / str(number), "tom20"))
+    np.testing.assert_allclose(written(tmp_path / "out", "tom20"), np.mean(maps, 0), atol=1e-6)
+    spread = written(tmp_path / "out", "tom20-uncertainty")
+    np.testing.assert_allclose(spread, np.std(maps, 0), atol=1e-6)
+    assert spread.mean() > 1e-3
+
+
+def test_one_map_is_predicted_of_a_stack(tmp_path):
+    data = prepared(tmp_path / "maps", tasks=("dna",), is_map=True)
+    recipe = tiny_recipe(epochs=1)
+    backbone = replace(recipe.network.backbone, target="projection")
+    network = replace(recipe.network, backbone=backbone)
+    patches = replace(recipe.patches, size=(6, 16, 16), passes_per_epoch=1)
+    train(data, tmp_path / "run", replace(recipe, network=network, patches=patches))
+    path = write_stack(tmp_path / "stack.tif", (6, 30, 24))
+    predict(tmp_path / "run", path, out=tmp_path / "out", device="cpu")
+    assert written(tmp_path / "out").shape == (30, 24)
+    whole = for_task(load_model(tmp_path / "run").network, 0)
+    with torch.no_grad():
+        x = torch.from_numpy(z_scored(path)).float()[None, None, :, :16, :16]
+        corner = whole(x)[0, 0, :6, :6]
+    np.testing.assert_allclose(written(tmp_path / "out")[:6, :6], corner, atol=0.05)
+    other = write_stack(tmp_path / "other.tif", (5, 30, 24))
+    with pytest.raises(ValueError, match="image has 5 planes; this network makes one map of 6"):
+        predict(tmp_path / "run", other, out=tmp_path / "2", device="cpu")
+
+
+def test_samples_of_a_network_without_mixtures_are_refused(data, stack, tmp_path):
+    train(data, tmp_path / "run", tiny_recipe("multi-head-las", epochs=1))
+    with pytest.raises(ValueError, match="mc_samples 3 would all be alike"):
+        predict(tmp_path / "run", stack, out=tmp_path / "out", samples=SampleConfig(mc_samples=3))
+    predict(tmp_path / "run", stack, out=tmp_path / "out", device="cpu")
+    assert written(tmp_path / "out", "tom20").shape == (6, 20, 24)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "golgi"], "unknown task golgi"),
+        (["--batch-size", "0"], "batch_size 0 is below 1"),
+        (["--factor", "1", "0", "1"], "factor 1.0 0.0 1.0 must be above 0"),
+        (["--factor", "1", "1", "1", "--source-voxel-size", "1", "1", "1"], "give one"),
+        (["--channel", "3"], "there is no 3; give an index or name"),
+        (["--mc-dropout", "0.5"], "mc_dropout means nothing for 1 sample"),
+    ],
+)
+def test_bad_options_are_one_line(options, message, run, stack, tmp_path, capsys):
+    arguments = ["predict", str(run), str(stack), "--out", str(tmp_path / "out"), *options]
+    assert run_command("ssp", "", COMMANDS, arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_contrast_is_refused(run, tmp_path):
+    tifffile.imwrite(tmp_path / "flat.tif", np.ones((5, 20, 24), np.uint8))
+    with pytest.raises(ValueError, match="cannot be z-scored"):
+        predict(run, tmp_path / "flat.tif", out=tmp_path / "out", image=AS_IT_IS, device="cpu")
+
+
+def test_what_is_no_run_is_named(stack, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        predict(tmp_path, stack, out=tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"no run or checkpoint at .*none\.p; give"):
+        predict(tmp_path / "none.p", stack, out=tmp_path / "out")

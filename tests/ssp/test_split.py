@@ -35,6 +35,15 @@ def test_sets_of_the_official_sizes_give_the_official_numbers():
     assert sizes(draw_split(range(51), **FRACTIONS)) == (34, 4, 13)
 
 
+@pytest.mark.parametrize(
+    ("number", "val", "expected"),
+    [(4, 0.1, (2, 1, 1)), (6, 0.1, (3, 1, 2)), (2, 0.1, (1, 1, 0)), (1, 0.1, (1, 0, 0)),
+     (4, 0.0, (3, 0, 1))],
+)  # fmt: skip
+def test_few_images_leave_one_for_validation(number, val, expected):
+    assert sizes(draw_split(range(number), test=0.25, val=val, seed=42)) == expected
+
+
 def test_the_official_lists_give_628_70_and_233_images():
     members = split_tasks(official_lists(), {}, ["dna"])
     assert list(members) == [task for task in STRUCTURES if task != "dna"] + ["dna"]

@@ -11,6 +11,7 @@ import pytest
 
 from core.files import read_json, write_json
 from core.metrics import ProbabilityHistogram
+from core.pictures import CAPTION_ROWS
 from vesuvius.cli import main
 from vesuvius.evaluate import evaluate
 from vesuvius.evaluation_report import COLUMNS
@@ -18,7 +19,6 @@ from vesuvius.fragment import open_fragment
 from vesuvius.held_out import scored_held_out
 from vesuvius.inkmap import load_model
 from vesuvius.maps import MapFile
-from vesuvius.pictures import CAPTION_ROWS
 from vesuvius.scored import Truths, scored_predictions
 
 

@@ -14,6 +14,7 @@ import tifffile
 
 from core.checkpoint import WEIGHTS, load, save
 from core.inference import stream
+from core.pictures import CAPTION_ROWS
 from core.provenance import file_hash
 from core.tiling import TilePlan
 from core.uncertainty import Member, binary_entropy, predictor
@@ -22,7 +23,6 @@ from vesuvius.ensemble import EnsembleConfig, load_ensemble
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import load_model, window_reader
 from vesuvius.moments import Pass
-from vesuvius.pictures import CAPTION_ROWS
 from vesuvius.predict import choose_window, predict
 from vesuvius.submission import submit
 

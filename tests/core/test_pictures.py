@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vesuvius.pictures import (
+from core.pictures import (
     BAND_ROWS,
     CAPTION_ROWS,
     FOUND,

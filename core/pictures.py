@@ -1,4 +1,4 @@
-"""Pictures of maps: small, with ink bright, and a prediction laid over its label.
+"""Pictures of maps: small, beside each other, and a prediction laid over its label.
 
 Every picture is uint8, (Y, X) gray or (Y, X, 3) RGB.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from core.files import atomic_path
@@ -36,7 +35,7 @@ def shrink(map_YX: np.ndarray, max_side: int = 1200, white: float = 1.0) -> np.n
 
 
 def overlay(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return ink masks (Y, X) bool as one RGB picture: found white, missed blue, invented red."""
+    """Return masks (Y, X) bool as one RGB picture: found white, missed blue, invented red."""
     picture = np.zeros((*label.shape, 3), np.uint8)
     picture[predicted & label] = FOUND
     picture[~predicted & label] = MISSED
@@ -70,6 +69,8 @@ def captioned(picture: np.ndarray, text: str) -> np.ndarray:
 
     The text is made smaller until it fits.
     """
+    import cv2
+
     width = picture.shape[1]
     (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
     scale = min(0.55, (width - 4) / length)
@@ -91,6 +92,8 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 def png_bytes(picture: np.ndarray) -> bytes:
     """Return a picture as the bytes of a PNG file."""
+    import cv2
+
     if picture.ndim == 3:
         picture = picture[:, :, ::-1]
     is_encoded, encoded = cv2.imencode(".png", picture)
