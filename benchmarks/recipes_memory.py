@@ -97,7 +97,7 @@ def fitting_batch(case: Case, precision: str, is_recomputed: bool, room: float) 
 def row(name: str, recipe: InkRecipe, factor: float) -> dict[str, Any]:
     """Return what one recipe needs."""
     case = Case(recipe.network, recipe.window.num_layers, recipe.sampling.patch_size)
-    training, sampling, found = recipe.training, recipe.sampling, facts(case)
+    training, found = recipe.training, facts(case)
     average = 4 * found["parameters"] if training.ema_decay else 0
     room = LIMIT / factor - average
     modelled: dict[str, Any] = {}
@@ -110,14 +110,12 @@ def row(name: str, recipe: InkRecipe, factor: float) -> dict[str, Any]:
         "bf16": fitting_batch(case, "bf16", False, room),
         "bf16, recomputed": fitting_batch(case, "bf16", True, room),
     }
-    samples = sampling.num_buckets * sampling.bucket_cap + sampling.num_void
-    samples += sampling.num_edges + sampling.num_raw + sampling.num_grid
     return {
         "recipe": name,
         **found,
         "patch": list(case.shape(1)[2:]),
         "batch_size": training.batch_size,
-        "samples_per_fragment_at_most": samples,
+        "samples_per_fragment_at_most": recipe.sampling.most_patches,
         "epochs": training.epochs,
         "modelled_mib": modelled,
         "with_factor_gb": {

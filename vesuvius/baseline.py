@@ -59,18 +59,18 @@ class IntensityBaseline:
 
 
 def fit_baseline(fragments: Sequence[Fragment]) -> IntensityBaseline:
-    """Return the baseline with the best F0.5 on labelled fragments, taken together.
+    """Return the baseline with the best F0.5 where fragments are labelled, taken together.
 
     Every combination of the constants above is tried, so memory and time suit small fragments.
     """
     histograms: dict[tuple[int, int, float, int | None, int], ProbabilityHistogram] = {}
     for fragment in fragments:
         assert fragment.ink_label is not None
-        mask = fragment.papyrus_mask
+        mask, scored = fragment.papyrus_mask, fragment.labelled_papyrus
         for choice, contrast in _contrasts(fragment):
             for sign in (1, -1):
                 histogram = histograms.setdefault((*choice, sign), ProbabilityHistogram())
-                histogram.add(_score(sign * contrast, mask), fragment.ink_label, mask)
+                histogram.add(_score(sign * contrast, mask), fragment.ink_label, scored)
     fitted = [
         IntensityBaseline(*choice, *histogram.best_threshold())
         for choice, histogram in histograms.items()

@@ -179,9 +179,10 @@ class Contest:
         found: dict[str, list[float]] = {"best threshold on intensity": [], "all papyrus ink": []}
         for fragment in fragments:
             assert fragment.ink_label is not None
-            label = fragment.ink_label & fragment.papyrus_mask
+            valid = fragment.labelled_papyrus
+            label = fragment.ink_label & valid
             for ink, values in zip(
-                (fitted.predict(fragment), fragment.papyrus_mask), found.values(), strict=True
+                (fitted.predict(fragment) & valid, valid), found.values(), strict=True
             ):
                 tp = int((ink & label).sum())
                 values.append(float(fbeta(tp, int(ink.sum()) - tp, int(label.sum()) - tp)))

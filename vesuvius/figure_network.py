@@ -12,7 +12,7 @@ import torch
 from core.deploy import specialize
 from core.map_networks import MapNetwork, UNetThenCollapse
 from vesuvius.figure import check_target, write_figure
-from vesuvius.folds import Piece
+from vesuvius.folds import Piece, gap_between
 from vesuvius.inkmap import InkProbability, Window, load_model, window_reader
 from vesuvius.prepared import SUFFIX, LayersInnermost, PreparedVolume, open_prepared
 from vesuvius.scored import run_description
@@ -161,17 +161,11 @@ def _place(description: dict[str, Any], volume: PreparedVolume, piece: Piece) ->
     if description["data"].get(volume.name) != volume.info["fingerprint"]:
         return "never seen in training"
     pieces = [Piece(**one) for one in description["pieces"]]
-    roles = {one.role for one in pieces if one.fragment == volume.name and _overlap(one, piece)}
+    own = [one for one in pieces if one.fragment == volume.name]
+    roles = {one.role for one in own if gap_between(one, piece) < 0}
     if "train" in roles:
         return "trained on"
     return "held out of training" if roles else "beside the trained pieces"
-
-
-def _overlap(a: Piece, b: Piece) -> bool:
-    return (
-        max(a.y_start, b.y_start) < min(a.y_stop, b.y_stop)
-        and max(a.x_start, b.x_start) < min(a.x_stop, b.x_stop)
-    )  # fmt: skip
 
 
 def _shown_layers(look: Look) -> list[int]:

@@ -99,7 +99,8 @@ def samples(
     maps, how far the samples disagree, calibration before and after a temperature, and how the
     share of wrong pixels falls as the least sure are left out. Temperature and threshold come from
     pixels other than those scored: from the predictions of further fragments made in the same way,
-    or else each half of the fragment tells the other. The numbers are written beside the picture,
+    or else each half of the fragment tells the other. If one half has all the ink there is no
+    temperature, and the threshold is the model's. The numbers are written beside the picture,
     as .json.
 
     Args:
@@ -131,6 +132,8 @@ def samples(
         for scored in sorted(first, key=lambda scored: scored.way.num_predictions)
     ]
     from_where = "the other half of the fragment" if is_alone else "predictions of other fragments"
+    if len(evaluated) == len(shown):
+        from_where = "the model alone, without temperature: half of the fragment lacks ink"
     write_figure(out, KIND, _draw(ways, from_where), {
         "fragment": shown[0].title,
         "temperature_and_threshold_from": from_where,

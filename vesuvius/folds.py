@@ -230,7 +230,7 @@ def check_disjoint(pieces: Iterable[Piece], gap: int) -> None:
     for train, validation in product(pieces, pieces):
         if (train.role, validation.role) != ("train", "validation"):
             continue
-        distance = _distance(train, validation)
+        distance = gap_between(train, validation)
         if train.fragment == validation.fragment and distance < max(gap, 0):
             found = "overlap" if distance < 0 else f"are {distance} px apart"
             raise ValueError(
@@ -266,7 +266,7 @@ def folds_json(pieces: Iterable[Piece], gap: int) -> str:
     return json.dumps(record, indent=2) + "\n"
 
 
-def _distance(a: Piece, b: Piece) -> int:
+def gap_between(a: Piece, b: Piece) -> int:
     """Return how many pixels lie between two pieces, along the axis that separates them most.
 
     Rows 0:4 and 6:9 are 2 apart, 0:4 and 4:9 touch (0), 0:4 and 3:9 overlap (-1).

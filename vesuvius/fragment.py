@@ -88,6 +88,13 @@ class Fragment:
     ir_image: np.ndarray | None = None
     resampled_from_um: VoxelSize | None = None
 
+    @property
+    def labelled_papyrus(self) -> np.ndarray:
+        """Papyrus whose label is to be believed, bool (Y, X)."""
+        if self.labelled_area is None:
+            return self.papyrus_mask
+        return self.papyrus_mask & self.labelled_area
+
 
 def open_fragment(
     path: str | Path, mask_path: str | Path | None = None, with_label: bool = True

@@ -90,9 +90,6 @@ def narrow(network: NetworkConfig, width: int) -> NetworkConfig:
 
 def thin(sampling: SamplingConfig, patches: int) -> SamplingConfig:
     """Return a sampling of about so many patches in all, of each kind its share."""
-    counts = {name: getattr(sampling, name) for name in COUNTS}
-    total = sum(counts.values()) + (sampling.num_buckets - 1) * sampling.bucket_cap
-    share = patches / total
-    return replace(
-        sampling, **{name: round(count * share) for name, count in counts.items()}, balance="none"
-    )
+    share = patches / sampling.most_patches
+    counts = {name: round(getattr(sampling, name) * share) for name in COUNTS}
+    return replace(sampling, **counts, balance="none")

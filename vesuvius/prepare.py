@@ -185,7 +185,7 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
     if fragment.ink_label is not None:
         np.save(folder / INK_LABEL, fragment.ink_label)
     if fragment.labelled_area is not None:
-        np.save(folder / LABELLED, fragment.papyrus_mask & fragment.labelled_area)
+        np.save(folder / LABELLED, fragment.labelled_papyrus)
     if fragment.ir_image is not None:
         np.save(folder / IR_IMAGE, fragment.ir_image)
     volume = LayersInnermost(np.load(folder / "volume.npy", mmap_mode="r"))

@@ -29,6 +29,7 @@ from vesuvius.inkmap import Window
 from vesuvius.masked_patches import HiddenLoss, HiddenValidator, MaskedPatches
 from vesuvius.networks.pretrained import AUTOENCODER, encoder_of
 from vesuvius.networks.registry import NetworkConfig, build_network
+from vesuvius.orientation import note_training_orders
 from vesuvius.prepared import PreparedVolume
 from vesuvius.recipes import RECIPES, InkRecipe, ValidationConfig, WindowConfig, check_least
 from vesuvius.sampling import check_fits, points_csv
@@ -39,6 +40,7 @@ from vesuvius.train import (
     note_narrow_gap,
     open_volumes,
 )
+from vesuvius.voxel_size import note_voxel_sizes
 
 POINTS = "points.csv"
 
@@ -73,15 +75,13 @@ class PretrainingRecipe:
 
 def pretraining_of(recipe: InkRecipe) -> PretrainingRecipe:
     """Return the pretraining of a recipe: as many patches and epochs as its training has."""
-    sampling = recipe.sampling
-    kinds = (sampling.num_void, sampling.num_edges, sampling.num_raw, sampling.num_grid)
     return PretrainingRecipe(
         recipe.network,
         recipe.window,
         recipe.validation,
         recipe.training,
-        sampling.patch_size,
-        sampling.num_buckets * sampling.bucket_cap + sum(kinds),
+        recipe.sampling.patch_size,
+        recipe.sampling.most_patches,
     )
 
 
@@ -139,6 +139,8 @@ def pretrain(data: Path, out: Path, recipe: PretrainingRecipe, resume: bool = Fa
     pieces = choose_pieces(volumes, recipe.validation)
     note_narrow_gap(recipe.validation.gap, recipe.patch_size)
     windows = choose_windows(volumes, recipe.window)
+    note_training_orders(volumes, windows)
+    note_voxel_sizes(volumes)
     points = papyrus_points(volumes, pieces, recipe)
     note(f"{sum(map(len, points.values()))} patches from {len(points)} fragments")
     sources = [make_source(volumes[name], points[name], windows[name]) for name in points]

@@ -76,6 +76,12 @@ class SamplingConfig:
                 f"sampling.balance {self.balance!r} is not one of {', '.join(get_args(Balance))}"
             )
 
+    @property
+    def most_patches(self) -> int:
+        """Return how many patches are drawn from a piece in which all of them are found."""
+        others = self.num_void + self.num_edges + self.num_raw + self.num_grid
+        return self.num_buckets * self.bucket_cap + others
+
 
 COUNTS = ("bucket_cap", "num_void", "num_edges", "num_raw", "num_grid")
 

@@ -200,9 +200,7 @@ def scored_predictions(
             "give the fragment that was predicted"
         )
     spread_path = folder / "uncertainty.tif"
-    valid = fragment.papyrus_mask
-    if fragment.labelled_area is not None:
-        valid = valid & fragment.labelled_area
+    valid = fragment.labelled_papyrus
     pieces = [None] if held_out is None else _pieces(folder, held_out, provenance)
     return [
         ScoredMap(

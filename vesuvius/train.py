@@ -29,10 +29,7 @@ from vesuvius.folds import (
     train_whole,
 )
 from vesuvius.ink_loss import InkLoss
-from vesuvius.inkmap import (
-    Window,
-    seen_window,
-)
+from vesuvius.inkmap import Window, seen_window
 from vesuvius.networks.pretrained import open_pretrained, origin
 from vesuvius.networks.registry import build_network, load_pretrained, model_name
 from vesuvius.orientation import note_training_orders

@@ -9,10 +9,12 @@ import pytest
 
 from core.files import read_json, write_json
 from tests.vesuvius.conftest import tiny_recipe
+from vesuvius.baseline import fit_baseline
 from vesuvius.cli import main
 from vesuvius.compare import Entry, _run_missing, compare
 from vesuvius.comparison import markdown_table, summarize, text_table
 from vesuvius.contest import Contest, Fragments, gather_contest
+from vesuvius.fragment import open_fragment
 from vesuvius.miniature import Budget
 from vesuvius.prepare import prepare
 from vesuvius.simulate import simulate
@@ -60,6 +62,28 @@ def test_baselines_are_fitted_where_was_trained_and_scored_where_was_not(contest
     baselines = contest.baselines()
     assert list(baselines) == ["best threshold on intensity", "all papyrus ink"]
     assert baselines["best threshold on intensity"] > 2 * baselines["all papyrus ink"]
+
+
+def test_baselines_are_fitted_and_scored_where_fragments_are_labelled(
+    contest, fragments, monkeypatch
+):
+    fragment = open_fragment(fragments["a"])
+    columns = np.arange(fragment.papyrus_mask.shape[1])
+    has_ink = (fragment.ink_label & fragment.papyrus_mask).any(axis=0)
+    stop = int(columns[has_ink].mean())
+    partly = replace(fragment, labelled_area=np.tile(columns < stop, (len(fragment.ink_label), 1)))
+    monkeypatch.setattr("vesuvius.contest.open_fragment", lambda path: partly)
+    valid = fragment.papyrus_mask[:, :stop]
+    precision = fragment.ink_label[:, :stop][valid].mean()
+    expected = 1.25 * precision / (0.25 * precision + 1)
+    assert contest.baselines()["all papyrus ink"] == pytest.approx(expected)
+    whole, half = (fit_baseline([one]) for one in (fragment, partly))
+    cut = replace(
+        fragment,
+        labelled_area=partly.labelled_area,
+        ink_label=fragment.ink_label & partly.labelled_area,
+    )
+    assert fit_baseline([cut]) == half != whole  # ink beyond the labelled area has no part
 
 
 def test_another_budget_or_fragment_needs_another_folder(contest, prepared, fragments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,18 @@ def test_each_half_tells_the_other_its_temperature(ways, fragments, tmp_path):
     histogram.add(*(one[part] for one in maps))
     by_place = {p["piece"]["x_start"]: p for p in record["pieces"][:2]}
     assert by_place[second["x_start"]]["threshold"] == histogram.best_threshold()[0]
+
+
+def test_a_fragment_with_ink_in_one_half_has_no_temperature_and_it_is_said(fragments, tmp_path):
+    folder = shutil.copytree(fragments["1"], tmp_path / "1")
+    label = cv2.imread(str(folder / "inklabels.png"), cv2.IMREAD_GRAYSCALE)
+    label[:, label.shape[1] // 2 - GAP :] = 0
+    cv2.imwrite(str(folder / "inklabels.png"), label)
+    samples((write_prediction(tmp_path / "one", folder),), out=tmp_path / "samples.png")
+    record = read_json(tmp_path / "samples.json")
+    assert record["temperature_and_threshold_from"].startswith("the model alone")
+    assert record["ways"][0]["temperatures"] == [None]
+    assert record["ways"][0]["thresholds"] == [0.5]
 
 
 def test_other_fragments_tell_temperature_where_they_are_given(ways, fragments, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from core.checkpoint import TRAINING_STATE, WEIGHTS, load
+from core.files import read_json, write_json
 from core.gatrep import TaskGroups
 from core.masked_autoencoder import MaskConfig
 from core.training import _train_epoch
@@ -21,13 +22,13 @@ from tests.vesuvius.test_every_recipe import stopping_after_1
 from vesuvius.folds import Piece
 from vesuvius.inkmap import load_model
 from vesuvius.masked_patches import HiddenValidator, MaskedPatches
-from vesuvius.networks.pretrained import open_pretrained
+from vesuvius.networks.pretrained import open_pretrained, origin
 from vesuvius.networks.registry import build_network, load_pretrained
 from vesuvius.networks.repmode_segformer import RepModeSegformerConfig
 from vesuvius.prepare import prepare
 from vesuvius.pretrain import PretrainingRecipe, build_autoencoder, pretrain, pretraining_of
 from vesuvius.recipes import RECIPES, InkRecipe, small
-from vesuvius.train import train
+from vesuvius.train import open_volumes, train
 
 
 def tiny_pretraining(**changes) -> PretrainingRecipe:
@@ -114,6 +115,18 @@ def test_labels_are_not_needed_and_not_looked_at(fragments, tmp_path):
         result = pretrain(tmp_path / name, tmp_path / name / "run", once(tiny_pretraining()))
         ends.append(load(result.best_path, WEIGHTS)[0])
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_layer_order_and_voxel_sizes_are_told_as_before_training(prepared, tmp_path, capsys):
+    for name in "12":
+        shutil.copytree(prepared / f"{name}.vol", tmp_path / f"{name}.vol")
+    path = tmp_path / "2.vol" / "volume.json"
+    write_json(path, read_json(path) | {"voxel_size_um": [8, 8, 8]})
+    made_patches(tmp_path, tiny_pretraining())
+    said = capsys.readouterr().err
+    assert "1: layer order " in said
+    assert "2: layer order " in said
+    assert "the volumes differ in voxel size (1 4 um, 2 8 um)" in said
 
 
 def test_what_training_holds_out_is_held_out_of_pretraining(autoencoder, run, prepared):
@@ -225,6 +238,21 @@ def test_what_pretraining_saw_of_what_is_scored_is_said(autoencoder, prepared, t
     train(prepared, tmp_path / "run", recipe, pretrained=autoencoder)
     said = capsys.readouterr().err
     assert "pretraining saw, though not its label, what is scored now: train piece of 2" in said
+
+
+def test_a_fragment_of_the_same_name_from_other_files_may_have_been_seen(
+    autoencoder, prepared, capsys
+):
+    volumes, pretrained = open_volumes(prepared), open_pretrained(autoencoder)
+    pieces = [Piece(**piece) for piece in pretrained.description["pieces"]]
+    origin(pretrained, volumes, pieces, 16)
+    assert not capsys.readouterr().err
+    data = pretrained.description["data"] | {"2": "prepared without its label"}
+    unlabelled = replace(pretrained, description=pretrained.description | {"data": data})
+    origin(unlabelled, volumes, pieces, 16)
+    assert "saw fragments of the names 2 prepared from other files" in capsys.readouterr().err
+    origin(unlabelled, volumes, [piece for piece in pieces if piece.fragment == "1"], 16)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("job", ["pretrain", "train"])

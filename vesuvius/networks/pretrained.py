@@ -104,7 +104,8 @@ def origin(
 ) -> dict[str, str]:
     """Return what the description of a run says of the weights that it starts from.
 
-    Says so if pretraining saw, without its label, what the run is going to be scored on.
+    Says so if pretraining saw, without its label, what the run is going to be scored on, or may
+    have, in a fragment of the same name from other files.
 
     Args:
         pretrained: Where the encoder comes from; None for random weights, of which nothing is said.
@@ -115,15 +116,21 @@ def origin(
     if pretrained is None:
         return {}
     description = pretrained.description
-    same = {
+    seen = [Piece(**piece) for piece in description["pieces"] if piece["role"] == "train"]
+    scored = [piece for piece in pieces if piece.role == "validation"]
+    other = {
         name
         for name, fingerprint in description["data"].items()
-        if name in volumes and volumes[name].info["fingerprint"] == fingerprint
+        if name in volumes and volumes[name].info["fingerprint"] != fingerprint
     }
-    seen = [Piece(**piece) for piece in description["pieces"] if piece["fragment"] in same]
-    seen = [piece for piece in seen if piece.role == "train"]
+    if names := sorted(other & {p.fragment for p in seen} & {p.fragment for p in scored}):
+        note(
+            f"pretraining saw fragments of the names {', '.join(names)} prepared from other files "
+            "(without labels, or at another voxel size?); if they are the same, parts of what is "
+            "scored now may have been seen; prepare once for both"
+        )
     try:
-        check_disjoint([*seen, *(piece for piece in pieces if piece.role == "validation")], gap)
+        check_disjoint([*(p for p in seen if p.fragment not in other), *scored], gap)
     except ValueError as error:
         note(
             f"pretraining saw, though not its label, what is scored now: {error}; pretrain with "
