@@ -61,7 +61,7 @@ def assert_same_step(x, kernel, grad):
         assert_close(one, other)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.one_of(
         st.tuples(axis, axis),

@@ -84,7 +84,7 @@ def test_paths_equal_the_five_branches_on_maps(path):
     assert_equal_in_value_and_gradient(path, torch.float64, [1, 0, 1], (6, 5), 1e-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     path=st.sampled_from(sorted(PATHS)),
     tasks=st.lists(st.integers(0, 4), min_size=1, max_size=5),

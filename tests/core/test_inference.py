@@ -115,7 +115,7 @@ def plans(draw: st.DrawFn, kind: str) -> TilePlan:
     return TilePlan(*zip(*axes, strict=True), kind)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(plans("crop"), st.integers(0, 2**32 - 1), st.integers(1, 9))
 def test_cropped_identity_gives_the_input_back_bit_for_bit(plan, seed, batch_size):
     # any bits that are a finite number: signed zeros, subnormals, the largest values
@@ -125,7 +125,7 @@ def test_cropped_identity_gives_the_input_back_bit_for_bit(plan, seed, batch_siz
     np.testing.assert_array_equal(output[0].view(np.uint32), source.view(np.uint32))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(plans("gaussian"), st.integers(0, 2**32 - 1), st.integers(1, 9))
 def test_blended_identity_gives_the_input_back_within_1e_6(plan, seed, batch_size):
     source = noise(plan.shape, seed)

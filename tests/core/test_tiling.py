@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.tiling import TilePlan, axis_starts, axis_weights
@@ -79,7 +79,6 @@ def plans(draw: st.DrawFn) -> TilePlan:
     return TilePlan(shape, tile, stride, draw(st.sampled_from(["gaussian", "crop"])))
 
 
-@settings(deadline=None)
 @given(plans(), st.floats(0, 0.2), st.integers(0, 2**32 - 1))
 def test_exactly_the_tiles_over_the_mask_are_wanted(plan, share, seed):
     mask = np.random.default_rng(seed).random(plan.shape) < share

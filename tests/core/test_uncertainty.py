@@ -45,7 +45,7 @@ def entropy_in_python(p: float) -> float:
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_streamed_moments_equal_those_of_a_list(count, seed):
     prob = maps(count, seed).astype(np.float64)
     moments = moments_of(prob)

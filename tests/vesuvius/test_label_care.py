@@ -29,7 +29,7 @@ def plain_twin(y: int, x: int, config: LabelConfig) -> tuple[bool, bool]:
     return bool(LABEL[y, x]), counts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 16), st.integers(0, 18), st.integers(0, 4), st.integers(0, 4))
 def test_bands_along_edges_do_not_count(y, x, edge_band, mask_band):
     config = LabelConfig(edge_band, mask_band)
