@@ -102,6 +102,10 @@ class InkModel:
     windows: dict[str, dict[str, Any]]
     tasks: Tasks
 
+    def saw_reversed(self, name: str) -> bool:
+        """Tell whether training read a fragment of that name from the last layer to the first."""
+        return bool(self.windows.get(name, {}).get("is_reversed"))
+
     @property
     def voxel_size_um(self) -> VoxelSize | None:
         """(Z, Y, X) of what it was trained on, None if unknown or not the same everywhere."""

@@ -67,7 +67,8 @@ def predict(
         out: Folder to write.
         mask: Papyrus mask (PNG) to use instead of the fragment's own.
         z_start: First layer of the window; by default as in training, or centred on the sheet.
-        reverse_layers: Read the layers from the last to the first; z_start counts from there.
+        reverse_layers: Read the layers from the last to the first, as is done anyway with a
+            fragment that training read so; z_start counts from there.
         task: Name of the task, "unknown" for the mean gate; by default that of the fragment's ink.
         tile_size: Rows and columns of a tile.
         stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
@@ -87,7 +88,7 @@ def predict(
     settings = ensemble.settings() | {
         **input_identity(seen, grid),
         "z_start": ensemble.models[0].recipe.window.z_start if z_start is None else z_start,
-        "reverse_layers": reverse_layers,
+        "reverse_layers": reverse_layers or ensemble.models[0].saw_reversed(seen.name),
         "task": ensemble.models[0].tasks.choose(task, seen.name),
         "tile_size": tile_size,
         "stride": stride,

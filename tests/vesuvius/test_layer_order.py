@@ -75,6 +75,10 @@ def test_a_checkpoint_keeps_the_order_in_which_the_model_saw_the_layers(
     assert "two: layer order reversed, confidence 0." in said
     assert "; read in reverse, so forward for the model\n" in said
     assert "different orders" not in said
+    predict(run, backward, out=tmp_path / "out", **OPTIONS)  # as training read it
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["layer_order"] == "reversed"
+    assert "was read" not in capsys.readouterr().err
 
 
 def test_training_fragments_that_contradict_each_other_are_pointed_out(
