@@ -176,8 +176,8 @@ def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
 
 
 def _dropout_of(model: InkModel) -> float:
-    """Return the dropout that a model was trained with."""
-    return float(model.recipe.network.dropout)
+    """Return the dropout that a model was trained with; 0 for a network that has no such option."""
+    return float(getattr(model.recipe.network, "dropout", 0.0))
 
 
 def _seen_by(model: InkModel) -> dict[str, Any]:
