@@ -9,7 +9,7 @@ averages each layer over square blocks, from which the depth of the sheet follow
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,7 +158,7 @@ def shifted(fragment: Fragment, y_start: int, y_stop: int, offset: np.ndarray) -
     return np.roll(fragment.ink_label[rows] & fragment.papyrus_mask[rows], dx, axis=1)
 
 
-def draw_offsets(size: tuple[int, int], num_shifts: int, seed: int) -> np.ndarray:
+def draw_offsets(size: tuple[int, int], num_shifts: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draw shifts (S, 2) for a label of this size (Y, X): far along y, any along x.
 
     Every shift moves by a quarter to three quarters of the height, so what lies under the label

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from core.files import read_json, write_json
-from vesuvius.control import control, judge, shift_labels
+from vesuvius.control import NUM_SHIFTS, control, even_shift, judge, shift_labels
 from vesuvius.prepared import open_prepared
+from vesuvius.survey import draw_offsets
 from vesuvius.train import open_volumes
 
 SHAPE = (160, 200)
@@ -64,6 +65,22 @@ def test_the_infrared_photograph_which_shows_ink_too_is_shifted_with_the_label(p
     dark = copy.ir_image[copy.papyrus_mask] == 100
     assert dark[ink].all()
     assert not np.array_equal(copy.ir_image, volumes["1"].ir_image)
+
+
+def test_the_shift_is_the_one_that_meets_ink_as_often_as_papyrus():
+    label, mask = blobs(0), np.ones(SHAPE, bool)
+
+    def unevenness(offset) -> float:
+        moved = np.roll(label, tuple(offset), axis=(0, 1))
+        return abs((moved & label).sum() / moved.sum() - label.mean())
+
+    found = [unevenness(offset) for offset in draw_offsets(SHAPE, NUM_SHIFTS, 4).tolist()]
+    assert unevenness(even_shift(label, mask, 4)) == min(found) < 0.1 * max(found)
+
+
+def test_a_map_that_is_surely_wrong_is_below_chance():
+    label = blobs(0)
+    assert "below chance; the shifted labels avoid the ink" in str(judge(mapped(~label, label), 0))
 
 
 def test_the_same_control_is_found_again_and_another_is_refused(prepared, tmp_path):
