@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from core.page import figure, table
 from vesuvius.analysis import Analysis, why_no_contrast
 from vesuvius.analysis_plots import (
     coverage_picture,
@@ -19,7 +20,6 @@ from vesuvius.analysis_plots import (
 )
 from vesuvius.claim import Comparison, Distances, InkContrast
 from vesuvius.histogram_distance import moments
-from vesuvius.page import figure, table
 
 TITLE = "What the fragments hold"
 VERDICTS = {

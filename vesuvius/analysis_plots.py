@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.page import plot_bytes
 from core.pictures import png_bytes, shrink
 from vesuvius.claim import InkContrast
 from vesuvius.histogram_distance import moments, shares
-from vesuvius.page import plot_bytes
 from vesuvius.sample_patches import SamplePatch
 from vesuvius.survey import BLOCK, Survey
 

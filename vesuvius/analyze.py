@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.files import write_json
+from core.page import write_page
 from core.provenance import collect
 from core.terminal import note
 from vesuvius.analysis import Analysis, analyze_fragment, why_no_contrast
 from vesuvius.analysis_page import TITLE, overview, overview_row, page_section, record
 from vesuvius.claim import FEWEST_SHIFTS
 from vesuvius.fragment import open_fragment
-from vesuvius.page import write_page
 from vesuvius.sample_patches import check_patch_size
 from vesuvius.statistics import note_low_contrast
 from vesuvius.survey import BLOCK

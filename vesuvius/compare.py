@@ -6,14 +6,9 @@ its memory can be told; what is finished is kept, and the same command again doe
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +16,7 @@ import tyro
 
 from core.files import read_json, write_json
 from core.provenance import collect
+from core.separate import Piece, run_separately
 from core.terminal import note, progress
 from vesuvius.comparison import RESULTS, text_table, write_comparison
 from vesuvius.contest import Contest, Fragments, gather_contest
@@ -135,50 +131,20 @@ def _run_missing(contest: Contest, entries: Sequence[Entry], jobs: int) -> None:
     for entry in entries:
         if entry not in missing:
             contest.check_finished(entry.recipe, entry.seed, entry.name)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1,
-        initializer=_share_processor, initargs=(threads, os.getpid()),
-    )  # fmt: skip
-    with progress("comparing", len(entries), "runs") as advance, pool:
+    pieces = [
+        Piece(
+            entry.name,
+            partial(_run, contest, entry),
+            contest.folder(entry.name).with_suffix(".log"),
+        )
+        for entry in missing
+    ]
+    with progress("comparing", len(entries), "runs") as advance:
         advance(len(entries) - len(missing))
-        runs = {pool.submit(_run, contest, entry): entry for entry in missing}
-        try:
-            for finished in as_completed(runs):
-                if finished.exception():
-                    note(
-                        f"{runs[finished].name} failed; {_log(contest, runs[finished])} tells more"
-                    )
-                finished.result()
-                advance(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _share_processor(threads: int, parent: int) -> None:
-    """Prepare a new process: its share of the cores, and its end with that of its parent."""
-    import torch
-
-    torch.set_num_threads(threads)
-
-    def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+        run_separately(pieces, jobs, advance)
 
 
 def _run(contest: Contest, entry: Entry) -> None:
-    """Run an entry; what it says goes into a file beside it."""
-    log = _log(contest, entry)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, redirect_stderr(file), redirect_stdout(file):
-        found: dict[str, Any] = contest.run(entry.recipe, entry.seed, entry.is_control, entry.name)
+    """Run an entry and write its score."""
+    found: dict[str, Any] = contest.run(entry.recipe, entry.seed, entry.is_control, entry.name)
     write_json(contest.score_path(entry.name), asdict(entry) | found)
-
-
-def _log(contest: Contest, entry: Entry) -> Path:
-    """Return the file of what a run says."""
-    return contest.folder(entry.name).with_suffix(".log")

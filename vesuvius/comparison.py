@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.files import atomic_path
+from core.page import figure, plot_bytes, table, write_page
 from core.pictures import shrink
 from vesuvius.fragment import open_fragment
 from vesuvius.maps import MapFile
-from vesuvius.page import figure, plot_bytes, table, write_page
 
 if TYPE_CHECKING:
     from vesuvius.contest import Contest

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from core.deploy import specialize
 from core.files import atomic_path, read_json, write_json
 from core.metrics import fbeta
 from core.provenance import collect
+from core.separate import peak_mib
 from vesuvius.baseline import fit_baseline
 from vesuvius.control import shift_labels
 from vesuvius.evaluate import averages, score
@@ -187,12 +186,6 @@ class Contest:
                 tp = int((ink & label).sum())
                 values.append(float(fbeta(tp, int(ink.sum()) - tp, int(label.sum()) - tp)))
         return {name: float(np.mean(values)) for name, values in found.items()}
-
-
-def peak_mib() -> float:
-    """Return the most memory that this process has been resident in, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def gather_contest(out: Path, fragments: Fragments, budget: Budget) -> Contest:

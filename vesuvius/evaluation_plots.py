@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.metrics import NUM_BINS
+from core.page import plot_bytes
 from core.pictures import captioned, overlay, png_bytes, shrink, side_by_side, stacked
-from vesuvius.page import plot_bytes
 
 if TYPE_CHECKING:
     from vesuvius.evaluate import Evaluated

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.files import atomic_path
+from core.page import figure, table, write_page
 from vesuvius.evaluation_plots import compare_picture, curves_picture, found_picture, strip_picture
-from vesuvius.page import figure, table, write_page
 
 if TYPE_CHECKING:
     from vesuvius.evaluate import Evaluated

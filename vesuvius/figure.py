@@ -46,7 +46,7 @@ def check_target(out: Path, kind: str) -> None:
 
 def write_figure(out: Path, kind: str, plot: Figure, record: dict[str, Any]) -> None:
     """Write a picture and its numbers, each whole or not at all, and say where."""
-    from vesuvius.page import plot_bytes
+    from core.page import plot_bytes
 
     numbers = out.with_suffix(".json")
     write_json(numbers, {"figure": kind, "provenance": collect(), **record})

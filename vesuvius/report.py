@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from core.page import figure, plot_bytes, table, write_page
 from core.pictures import overlay, png_bytes, shrink, side_by_side, write_png
-from vesuvius.page import figure, plot_bytes, table, write_page
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from vesuvius.page import figure, table, write_page
+from core.page import figure, table, write_page
 
 
 def test_a_page_holds_its_pictures_and_escapes_its_text(tmp_path):
