@@ -1,6 +1,10 @@
-"""Task-incremental learning: one structure more for a trained RepMode, and no other forgotten.
+"""Task-incremental learning: one structure more for a trained network.
 
-Reference: Zhou et al., RepMode, CVPR 2023, section 4.4.
+RepMode gets an expert and a gate more, which alone learn, so that it forgets nothing. What the
+paper compares it with is Multi-Head, which gets a decoder (or a last layer) more, all of it
+learning: "All Fine-Tuning".
+
+Reference: Zhou et al., RepMode, CVPR 2023, section 4.4 and table 3.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from core.training import FitResult
 from core.unet3d import TaskConditioned
 from ssp.model import CellModel, load_model
 from ssp.networks.backbone import Backbone
+from ssp.networks.multi_head import MultiHeadConfig
+from ssp.networks.registry import build_network
 from ssp.networks.repmode import RepModeConfig
 from ssp.prepared import open_data
 from ssp.recipes import CellRecipe
@@ -36,11 +42,13 @@ def extend(
     learning_rate: float | None = None,
     resume: bool = False,
 ) -> FitResult:
-    """Teach a trained RepMode one structure more, from images of that structure alone.
+    """Teach a trained network one structure more, from images of that structure alone.
 
-    Every mixture of experts gets one more expert and the new structure its own gates; all else is
-    frozen, so that the structures it knows are predicted as before, bit for bit. The new run folder
-    is one like any other: it can be evaluated, used to predict, and extended again.
+    Every mixture of experts of RepMode gets one more expert and the new structure its own gates;
+    all else is frozen, so that the structures it knows are predicted as before, bit for bit. A
+    Multi-Head network gets a decoder or last layer more and learns as a whole, so that it may
+    forget. The new run folder is one like any other: it can be evaluated, used to predict, and
+    extended again.
 
     Args:
         run: Run folder of `ssp train` or `ssp extend`, one of its checkpoints, or an official
@@ -54,8 +62,8 @@ def extend(
 
     Raises:
         FileNotFoundError: If the run or the data do not exist.
-        ValueError: If the structure is known already, has no images, or the images or the network
-            do not fit.
+        ValueError: If the structure is known already, has no images, the images do not fit, or the
+            network is neither RepMode nor Multi-Head.
     """
     model, prepared = load_model(run), open_data(data)
     if task in model.tasks:
@@ -69,7 +77,8 @@ def extend(
     num_layers = images.check(recipe)
     _check_images(model, images, num_layers)
     torch.manual_seed(recipe.training.seed)
-    extended = extend_network(model.network)
+    is_multi_head = isinstance(recipe.network, MultiHeadConfig)
+    extended = _with_one_head_more(model) if is_multi_head else extend_network(model.network)
     trained = sum(p.numel() for p in extended.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in extended.parameters())
     note(f"{images.summary}; {trained:,} of {whole:,} parameters learn, the others stay")
@@ -81,7 +90,7 @@ def extend(
         out,
         (*model.tasks, task),
         resume,
-        num_extensions=model.num_extensions + 1,
+        num_extensions=model.num_extensions + (not is_multi_head),
         extended_from=model.sha256,
         targets={name: asdict(facts) for name, facts in known.items()},
         voxel_size_um=model.voxel_size_um or images.voxel_size_um,
@@ -94,6 +103,15 @@ def _recipe(model: CellModel, epochs: int | None, learning_rate: float | None) -
     given = {"epochs": epochs, "learning_rate": learning_rate}
     changes = {name: value for name, value in given.items() if value is not None}
     return replace(recipe, training=replace(recipe.training, **changes))
+
+
+def _with_one_head_more(model: CellModel) -> TaskConditioned:
+    """Return a Multi-Head network with parts for one task more, those new at random."""
+    assert model.recipe is not None
+    wider = build_network(model.recipe.network, len(model.tasks) + 1, model.num_layers)
+    found = wider.load_state_dict(model.network.state_dict(), strict=False)
+    assert not found.unexpected_keys
+    return wider
 
 
 def official_recipe(network: TaskConditioned) -> CellRecipe:

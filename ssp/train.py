@@ -38,6 +38,7 @@ class Train:
     Args:
         data: Folder of `ssp prepare`.
         out: Run folder to write: checkpoints, metrics, previews, the resolved configuration.
+        task: Names of the tasks to train; all of the data by default.
         resume: Continue the run in `out` exactly; give all other options as before.
         wandb: Project of Weights & Biases to log to beside TensorBoard; none unless given, and
             free to change when a run is resumed.
@@ -48,12 +49,13 @@ class Train:
     out: Path
     # without subcommands the recipe decides which network it is, and its options are shown
     recipe: Annotated[CellRecipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    task: tuple[str, ...] = ()
     resume: bool = False
     wandb: str | None = None
 
     def __call__(self) -> FitResult:
         """Run the training."""
-        return train(self.data, self.out, self.recipe, self.resume, self.wandb)
+        return train(self.data, self.out, self.recipe, self.task, self.resume, self.wandb)
 
 
 def summary_of(recipe: CellRecipe) -> str:
@@ -72,14 +74,20 @@ TrainCommand = tyro.extras.subcommand_type_from_defaults(
 
 
 def train(
-    data: Path, out: Path, recipe: CellRecipe, resume: bool = False, wandb: str | None = None
+    data: Path,
+    out: Path,
+    recipe: CellRecipe,
+    tasks: Sequence[str] = (),
+    resume: bool = False,
+    wandb: str | None = None,
 ) -> FitResult:
-    """Train a recipe on all tasks of prepared data.
+    """Train a recipe on tasks of prepared data.
 
     Args:
         data: Folder of `ssp prepare`.
         out: Run folder.
         recipe: What to train.
+        tasks: Names of the tasks; all that the data have if none is named.
         resume: Whether to continue the run in `out`.
         wandb: Project of Weights & Biases to log to; None for none.
 
@@ -88,12 +96,13 @@ def train(
         ValueError: If data and recipe do not fit together, or `out` holds a run.
     """
     prepared = open_data(data)
-    images = TrainingImages(prepared, prepared.tasks)
+    wanted = tuple(sorted({*tasks})) or prepared.tasks
+    images = TrainingImages(prepared, wanted)
     num_layers = images.check(recipe)
     torch.manual_seed(recipe.training.seed)
-    model = build_network(recipe.network, len(prepared.tasks), num_layers)
+    model = build_network(recipe.network, len(wanted), num_layers)
     note(images.summary)
-    return fit_images(model, images, recipe, out, prepared.tasks, resume, wandb)
+    return fit_images(model, images, recipe, out, wanted, resume, wandb)
 
 
 def fit_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,12 +76,7 @@ class TrainingImages:
     @property
     def sha256(self) -> str:
         """Return a hash of which images there are and how they were prepared."""
-        rows = [
-            (image.task, image.split, image.name, volume.path.name, volume.shape, volume.mean)
-            for image in (*self.trained, *self.validated)
-            for volume in (image.signal, image.target)
-        ]
-        return hashlib.sha256(repr(rows).encode()).hexdigest()
+        return images_sha256((*self.trained, *self.validated))
 
     @property
     def summary(self) -> str:
@@ -138,3 +134,13 @@ class TrainingImages:
                 f"predicts a {found} of {size[0]}; give --network.backbone.target {needed} "
                 f"--patches.size {depth} {size[1]} {size[2]}"
             )
+
+
+def images_sha256(images: Iterable[Image]) -> str:
+    """Return a hash of which images these are and how they were prepared."""
+    rows = [
+        (image.task, image.split, image.name, volume.path.name, volume.shape, volume.mean)
+        for image in images
+        for volume in (image.signal, image.target)
+    ]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()

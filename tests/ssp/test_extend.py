@@ -65,10 +65,26 @@ def test_what_cannot_be_extended_is_refused(run, data, new_data, tmp_path):
         extend(run, data=data, task="dna", out=tmp_path / "out")
     with pytest.raises(ValueError, match=r"unknown task golgi; .* has zo1"):
         extend(run, data=new_data, task="golgi", out=tmp_path / "out")
-    train(data, tmp_path / "plain", tiny_recipe("multi-head-dec", epochs=1))
+    train(data, tmp_path / "plain", tiny_recipe("condnet", epochs=1))
     with pytest.raises(ValueError, match="no mixture of experts to extend"):
         extend(tmp_path / "plain", data=new_data, task="zo1", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_multi_head_network_keeps_what_it_had_and_learns_as_a_whole(data, new_data, tmp_path):
+    train(data, tmp_path / "run", tiny_recipe("multi-head-dec", epochs=1))
+    extend(tmp_path / "run", data=new_data, task="zo1", out=tmp_path / "more", learning_rate=1e-9)
+    before, after = load_model(tmp_path / "run"), load_model(tmp_path / "more")
+    assert (after.tasks, after.num_extensions) == ((*TASKS, "zo1"), 0)
+    old, new = before.network.state_dict(), after.network.state_dict()
+    assert {name.split("by_task.")[1][0] for name in set(new) - set(old)} == {"2"}
+    for name, tensor in old.items():  # at so small a rate it is where it began
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.allclose(new[name], tensor, atol=1e-6), name
+    extend(tmp_path / "run", data=new_data, task="zo1", out=tmp_path / "fast", learning_rate=0.1)
+    learned = load_model(tmp_path / "fast").network.state_dict()
+    assert not torch.equal(learned["network.encoder.bottleneck.0.conv.weight"],
+                           old["network.encoder.bottleneck.0.conv.weight"])  # fmt: skip
 
 
 def test_an_official_checkpoint_has_the_recipe_of_the_paper(tmp_path):
