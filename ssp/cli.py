@@ -33,6 +33,10 @@ COMMANDS = {
         "predict fluorescence from a transmitted-light image of any format", "ssp.predict:predict"
     ),
     "extend": Command("teach a trained model one structure more", "ssp.extend:extend"),
+    "experiment": Command(
+        "repeat the paper's tables and figures, on your images or simulated cells",
+        "ssp.experiment:EXPERIMENTS",
+    ),
     "export": Command(
         "write one task as an ONNX file or torch archive that runs alone", "ssp.export:export"
     ),

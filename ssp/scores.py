@@ -97,12 +97,12 @@ def summarize(images: Sequence[ScoredImage]) -> dict[str, dict[str, float]]:
 
 
 def improvement(scores: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """Return by how many per cent scores are better than others, metric by metric.
+    """Return by how many per cent scores are better than others, metric by metric of these scores.
 
     The paper's Delta_Imp is that of "All" over Multi-Net. NaN where the reference is 0.
     """
     found = {}
-    for metric in METRICS:
+    for metric in scores:
         better, worse = scores[metric], reference[metric]
         if metric in LOWER_IS_BETTER:
             better, worse = worse, better

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vesuvius.comparison import markdown_table
+from vesuvius.comparison import markdown_of
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -14,7 +14,7 @@ PAGE = (REPOSITORY / "docs" / "results.md").read_text()
 
 def test_the_table_of_recipes_is_what_is_stored():
     record = json.loads((RESULTS / "compare.json").read_text())
-    assert markdown_table(record) in PAGE
+    assert markdown_of(record) in PAGE
     for value in record["baselines"].values():
         assert f"{value:.3f}" in PAGE
 

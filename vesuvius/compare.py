@@ -18,7 +18,7 @@ from core.files import read_json, write_json
 from core.provenance import collect
 from core.separate import Piece, run_separately
 from core.terminal import note, progress
-from vesuvius.comparison import RESULTS, text_table, write_comparison
+from vesuvius.comparison import RESULTS, text_of, write_comparison
 from vesuvius.contest import Contest, Fragments, gather_contest
 from vesuvius.miniature import Budget
 from vesuvius.recipes import RECIPES
@@ -109,7 +109,7 @@ def compare(
     }
     write_json(out / RESULTS, record)
     write_comparison(out, record, contest)
-    print(text_table(record))
+    print(text_of(record))
     note(f"{out / 'report.html'} shows the spread, and the maps")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from core.files import atomic_path
 from core.page import figure, plot_bytes, table, write_page
 from core.pictures import shrink
+from core.tables import markdown_table, spread, text_table
 from vesuvius.fragment import open_fragment
 from vesuvius.maps import MapFile
 
@@ -61,20 +62,14 @@ def summarize(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["is_control"], -float(np.mean(row["f05"]))))
 
 
-def markdown_table(record: Mapping[str, Any]) -> str:
+def markdown_of(record: Mapping[str, Any]) -> str:
     """Return the table as Markdown."""
-    head, rows = _cells(record)
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(*_cells(record))
 
 
-def text_table(record: Mapping[str, Any]) -> str:
+def text_of(record: Mapping[str, Any]) -> str:
     """Return the table as lines of text, with the scores of what needs no network below."""
-    head, rows = _cells(record)
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-             for line in (head, *rows)]  # fmt: skip
-    return "\n".join([*lines, *_baselines(record)])
+    return "\n".join([text_table(*_cells(record)), *_baselines(record)])
 
 
 def _cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -84,18 +79,12 @@ def _cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             row["recipe"],
             str(row["runs"]),
             f"{row['parameters'] / 1e6:.2f} M",
-            *(_spread(row[key], 3) for key in SCORES),
-            *(_spread(row[key], 0) for key in COSTS),
+            *(spread(row[key], 3) for key in SCORES),
+            *(spread(row[key], 0) for key in COSTS),
         ]
         for row in summarize(record)
     ]
     return head, rows
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    """Return mean and standard deviation; of one run there is no spread."""
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def _baselines(record: Mapping[str, Any]) -> Iterator[str]:
@@ -111,7 +100,7 @@ def write_comparison(out: Path, record: Mapping[str, Any], contest: Contest) -> 
         record: What results.json holds.
         contest: The predictions are among its runs.
     """
-    _write(out / "table.md", markdown_table(record).encode())
+    _write(out / "table.md", markdown_of(record).encode())
     pictures = {"scores.png": (_scores_picture(record), "F0.5 of each run, by recipe")}
     for name, path in contest.test.items():
         caption = f"{name}: the label, and what the first run of each recipe made of it"

@@ -12,7 +12,7 @@ from tests.vesuvius.conftest import tiny_recipe
 from vesuvius.baseline import fit_baseline
 from vesuvius.cli import main
 from vesuvius.compare import Entry, _run_missing, compare
-from vesuvius.comparison import markdown_table, summarize, text_table
+from vesuvius.comparison import markdown_of, summarize, text_of
 from vesuvius.contest import Contest, Fragments, gather_contest
 from vesuvius.fragment import open_fragment
 from vesuvius.miniature import Budget
@@ -132,11 +132,11 @@ def test_the_table_goes_from_best_to_worst_with_controls_last():
         "baselines": {"all papyrus ink": 0.25},
     }  # fmt: skip
     assert [row["recipe"] for row in summarize(record)] == ["stack-2d", "i3d", "control: stack-2d"]
-    text = text_table(record)
+    text = text_of(record)
     assert "0.800 ± 0.141" in text
     assert "0.500 ± 0.141" in text
     assert "F0.5 of all papyrus ink: 0.250" in text
-    lines = markdown_table(record).splitlines()
+    lines = markdown_of(record).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[4].startswith("| control: stack-2d | 1 | 0.39 M | 0.950 |")
 
