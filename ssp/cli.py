@@ -37,6 +37,7 @@ COMMANDS = {
         "repeat the paper's tables and figures, on your images or simulated cells",
         "ssp.experiment:EXPERIMENTS",
     ),
+    "demo": Command("simulate, train, score and predict; ends with a page", "ssp.demo:demo"),
     "export": Command(
         "write one task as an ONNX file or torch archive that runs alone", "ssp.export:export"
     ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from core.files import read_json, write_json
+from core.files import write_json
 from core.metrics import fbeta
+from core.steps import Steps
 from core.terminal import note
 from vesuvius import rle
 from vesuvius.baseline import fit_baseline
@@ -44,7 +43,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
             report.html.
         seed: Decides the fragments and the training.
     """
-    steps = _Steps(out / "times.json")
+    steps = Steps(out / "times.json")
     fragments = simulate_fragments(out / "data", seed, steps)
     labelled = tuple(fragments[name] for name in TRAINING_FRAGMENTS)
     steps.run("prepare", lambda: prepare(labelled, out=out / "prepared"))
@@ -73,7 +72,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
     )
 
 
-def simulate_fragments(data: Path, seed: int, steps: _Steps) -> dict[str, Path]:
+def simulate_fragments(data: Path, seed: int, steps: Steps) -> dict[str, Path]:
     """Make the fragments in Kaggle's folders and return the folder of each by name."""
     fragments = {name: data / "train" / name for name in TRAINING_FRAGMENTS}
     fragments |= {name: data / "test" / name for name in UNSEEN_FRAGMENTS}
@@ -137,24 +136,3 @@ def f05(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
     fp = sum(int((mask & ~label).sum()) for mask, label in pairs)
     fn = sum(int((~mask & label).sum()) for mask, label in pairs)
     return float(fbeta(tp, fp, fn))
-
-
-class _Steps:
-    """Runs steps and keeps the time each took, over all runs of the demo that it needed.
-
-    Args:
-        path: JSON file of the times.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
-
-    def run(self, name: str, step: Callable[[], Any]) -> Any:
-        """Run a step and return what it returns."""
-        note(f"{name} ...")
-        started_s = time.monotonic()
-        result = step()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started_s
-        write_json(self._path, self.seconds)
-        return result
