@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from ssp.networks.registry import METHODS, for_task
 from ssp.pictures import contrast, gray
 from ssp.predict import predict
 from ssp.prepare import prepare
-from ssp.prepared import PreparedData, open_data
+from ssp.prepared import PreparedData, Volume, open_data
 from ssp.scores import METRICS
 from ssp.simulate import simulate
+from ssp.source import InputConfig
 from ssp.tasks import STRUCTURES
 from ssp.train import train
 
@@ -34,6 +36,7 @@ TASKS = ("dna", "fibrillarin", "lamin_b1", "membrane_caax_63x", "sec61_beta", "t
 SIZE = (12, 128, 128)
 VOXEL_SIZE_UM = 0.5
 IMAGES = 6
+PASSES_PER_EPOCH = 24  # over 18 images: 324 steps
 
 
 def demo(out: Path = Path("runs/cells"), seed: int = 0) -> None:
@@ -55,16 +58,16 @@ def demo(out: Path = Path("runs/cells"), seed: int = 0) -> None:
     ))  # fmt: skip
     steps.run("prepare", lambda: prepare((cells,), out=out / "data", voxel_size=VOXEL_SIZE_UM))
     recipe = BUDGETS["tiny"].recipe(METHODS["repmode"], seed)
+    patches = replace(recipe.patches, passes_per_epoch=PASSES_PER_EPOCH)
+    recipe = replace(recipe, patches=patches)
     run = out / "model"
     is_started = (run / "checkpoints" / "last.safetensors").exists()
     steps.run("train", lambda: train(out / "data", run, recipe, resume=is_started))
     steps.run("score", lambda: evaluate(run, data=out / "data", out=out / "scores"))
     data, model = open_data(out / "data"), load_model(run)
-    image = Path(data.select("test")[0].signal.source)
-    predicted = out / "fluorescence"
-    steps.run("predict", lambda: predict(
-        run, image, out=predicted, channel=data.select("test")[0].signal.channel
-    ))  # fmt: skip
+    unseen = data.select("test")[0].signal
+    predicted, image = out / "fluorescence", InputConfig(channel=unseen.channel)
+    steps.run("predict", lambda: predict(run, Path(unseen.source), out=predicted, image=image))
     scores = read_json(out / "scores" / SCORES)
     body = [
         "<h1>From transmitted light to fluorescence</h1>",
@@ -73,7 +76,7 @@ def demo(out: Path = Path("runs/cells"), seed: int = 0) -> None:
         "that the path works, not how well real structures are found. R2 of a constant is 0.</p>",
         _score_table(scores),
         *_tested(data, model),
-        *_all_of_one(image, data, predicted),
+        *_all_of_one(unseen, predicted),
         "<h2>Learning curve</h2>",
         figure(_learning_curve(run / "metrics.jsonl"), "per epoch"),
         "<h2>Time</h2>",
@@ -110,17 +113,16 @@ def _tested(data: PreparedData, model: CellModel) -> list[str]:
     return parts
 
 
-def _all_of_one(image: Path, data: PreparedData, predicted: Path) -> list[str]:
+def _all_of_one(unseen: Volume, predicted: Path) -> list[str]:
     """Return one image in transmitted light and what the network predicts of each structure."""
-    channel = data.select("test")[0].signal.channel
-    signal = tifffile.imread(image)[channel]
+    signal = tifffile.imread(unseen.source)[unseen.channel]
     middle = len(signal) // 2
     planes = {"transmitted light": signal[middle].astype(np.float32)}
     planes |= {STRUCTURES[t]: tifffile.imread(predicted / f"{t}.ome.tif")[middle] for t in TASKS}
     pictures: Sequence[np.ndarray] = [
         captioned(gray(plane, contrast(plane)), title) for title, plane in planes.items()
     ]
-    caption = f"{image.name}: its middle plane, and all structures predicted of it"
+    caption = f"{Path(unseen.source).name}: its middle plane, and all structures predicted of it"
     return ["<h2>All structures of one image</h2>",
             figure(png_bytes(side_by_side(*pictures)), caption)]  # fmt: skip
 
