@@ -10,6 +10,7 @@ from typing import Literal
 from core.training import TrainingConfig
 from ssp.networks.registry import NetworkConfig
 from ssp.prepare import prepare
+from ssp.prepared import RECORD
 from ssp.recipes import PAPER, CellRecipe, PatchConfig
 from ssp.simulate import simulate
 
@@ -42,14 +43,15 @@ class Budget:
 
 
 def tiny_cells(folder: Path) -> Path:
-    """Simulate and prepare eight small images of each structure; return the prepared data.
+    """Simulate and prepare eight small images of each structure, once; return the prepared data.
 
     Voxels of 0.5 um, so that a patch of 12 x 32 x 32 is as high as a cell and wider.
     """
-    size_um = 0.5
-    simulate(folder / "cells", size=(12, 64, 64), images=8, voxel_size=(size_um,) * 3)
-    prepare((folder / "cells",), out=folder / "data", voxel_size=size_um)
-    return folder / "data"
+    data, size_um = folder / "data", 0.5
+    if not (data / RECORD).exists():
+        simulate(folder / "cells", size=(12, 64, 64), images=8, voxel_size=(size_um,) * 3)
+        prepare((folder / "cells",), out=data, voxel_size=size_um)
+    return data
 
 
 # 360 steps. Of the rates 1e-3, 3e-3 and 1e-2, tried once each on the validation images, RepMode did

@@ -154,9 +154,9 @@ def _draw_panel(
     experts: Sequence[Expert],
 ) -> None:
     """Draw weights (tasks, experts) as a grid of colours with numbers on it."""
-    axes.imshow(values, cmap="viridis", vmin=0, aspect="auto")
+    axes.imshow(values, cmap="viridis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        color = "white" if value < 0.6 * values.max() else "black"
+        color = "white" if value < (values.min() + values.max()) / 2 else "black"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
     axes.set_title(title, fontsize=10)
     axes.set_xticks(range(len(experts)), [_name(expert) for expert in experts], rotation=60,
