@@ -26,6 +26,7 @@ class Budget:
         num_stages: Number of halvings.
         patches: Which patches are drawn.
         training: How long, in which steps.
+        epochs_alone: Epochs of what is trained on one structure alone.
         simulate_data: Makes prepared data in a folder; None where images must be given.
     """
 
@@ -33,13 +34,15 @@ class Budget:
     num_stages: int
     patches: PatchConfig
     training: TrainingConfig
+    epochs_alone: int
     simulate_data: Callable[[Path], Path] | None = None
 
-    def recipe(self, network: NetworkConfig, seed: int) -> CellRecipe:
-        """Return how a network is trained within the budget."""
+    def recipe(self, network: NetworkConfig, seed: int, is_alone: bool = False) -> CellRecipe:
+        """Return how a network is trained within the budget, on all structures or one alone."""
         sizes = {"base_channels": self.base_channels, "num_stages": self.num_stages}
         network = replace(network, backbone=replace(network.backbone, **sizes))
-        return CellRecipe(network, self.patches, replace(self.training, seed=seed))
+        epochs = self.epochs_alone if is_alone else self.training.epochs
+        return CellRecipe(network, self.patches, replace(self.training, seed=seed, epochs=epochs))
 
 
 def tiny_cells(folder: Path) -> Path:
@@ -70,7 +73,8 @@ BUDGETS: dict[BudgetName, Budget] = {
             final_lr_factor=0.02,
             ema_decay=0.98,
         ),
+        epochs_alone=36,  # 360 steps again, as there are twelve structures
         simulate_data=tiny_cells,
     ),
-    "paper": Budget(32, 4, PatchConfig(), PAPER),
+    "paper": Budget(32, 4, PatchConfig(), PAPER, epochs_alone=PAPER.epochs),
 }

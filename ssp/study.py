@@ -25,6 +25,7 @@ from ssp.extend import extend
 from ssp.model import load_model
 from ssp.networks.registry import NetworkConfig
 from ssp.prepared import PreparedData, open_data
+from ssp.recipes import CellRecipe
 from ssp.train import train
 from ssp.training_images import images_sha256
 
@@ -66,7 +67,8 @@ class Trial:
         network: Which network it is, at any size.
         seed: Of its training.
         left_out: Tasks that it is not trained on.
-        learns: One of these that it is taught afterwards, without images of the others.
+        learns: A task that it is taught alone: one of those left out, once it knows the others, or,
+            if none is left out, from nothing.
     """
 
     title: str
@@ -80,13 +82,13 @@ class Trial:
         """Name of its folder."""
         parts = [self.title, str(self.seed)]
         parts += ["without", *self.left_out] if self.left_out else []
-        parts += ["then", self.learns] if self.learns else []
+        parts += ["then" if self.left_out else "only", self.learns] if self.learns else []
         return re.sub(r"[^a-z0-9_]+", "-", " ".join(parts).lower()).strip("-")
 
     @property
-    def base(self) -> Trial:
-        """The trial that this one begins from, if it learns a task afterwards."""
-        return replace(self, learns=None)
+    def base(self) -> Trial | None:
+        """The trial that this one begins from, if it knows other tasks before."""
+        return replace(self, learns=None) if self.learns and self.left_out else None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ class Study:
         """Return the run folder of a trial."""
         return self.out / "runs" / trial.name / "run"
 
+    def recipe(self, trial: Trial) -> CellRecipe:
+        """Return how a trial is trained."""
+        return self.budget.recipe(trial.network, trial.seed, trial.learns is not None)
+
     def results(self, trials: Iterable[Trial]) -> list[dict[str, Any]]:
         """Run what is missing of some trials; return what each found.
 
@@ -119,9 +125,8 @@ class Study:
         for trial in trials:
             self._check_finished(trial)
         with progress("training", len(trials), "runs") as advance:
-            # what learns a task afterwards needs the run it begins from
-            for is_second in (False, True):
-                found = [trial for trial in trials if (trial.learns is not None) == is_second]
+            for has_base in (False, True):  # what begins from another run comes after it
+                found = [trial for trial in trials if (trial.base is not None) == has_base]
                 missing = [trial for trial in found if not self._result(trial).exists()]
                 advance(len(found) - len(missing))
                 logs = self.out / "runs"
@@ -136,12 +141,15 @@ class Study:
         """Train, or go on training, and score one trial."""
         run = self.run_of(trial)
         resume = (run / "checkpoints" / "last.safetensors").exists()
-        recipe = self.budget.recipe(trial.network, trial.seed)
-        if trial.learns:
-            base = self.run_of(trial.base)
-            extend(base, data=self.data.path, task=trial.learns, out=run, resume=resume)
+        recipe = self.recipe(trial)
+        if trial.base:
+            epochs, base = recipe.training.epochs, self.run_of(trial.base)
+            extend(
+                base, data=self.data.path, task=trial.learns, out=run, epochs=epochs, resume=resume
+            )
         else:
-            tasks = [task for task in self.data.tasks if task not in trial.left_out]
+            known = [task for task in self.data.tasks if task not in trial.left_out]
+            tasks = [trial.learns] if trial.learns else known
             train(self.data.path, run, recipe, tasks, resume)
         evaluate(run, data=self.data.path, out=run.parent / "scores", num_pictures=0)
         scores = read_json(run.parent / "scores" / SCORES)
@@ -149,7 +157,7 @@ class Study:
         write_json(self._result(trial), {
             "title": trial.title,
             "seed": trial.seed,
-            "learned_afterwards": trial.learns,
+            "learned_alone": trial.learns,
             "recipe": to_dict(recipe),
             "parameters": sum(p.numel() for p in load_model(run).network.parameters()),
             "steps": epochs[-1]["step"],
@@ -165,7 +173,7 @@ class Study:
     def _check_finished(self, trial: Trial) -> None:
         """Refuse a finished trial whose recipe was another one then."""
         path = self._result(trial)
-        recipe = to_dict(self.budget.recipe(trial.network, trial.seed))
+        recipe = to_dict(self.recipe(trial))
         if path.exists() and read_json(path)["recipe"] != recipe:
             raise ValueError(
                 f"{path.parent} was trained when {trial.title} or the budget was another one; "

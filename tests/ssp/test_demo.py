@@ -14,7 +14,7 @@ from tests.ssp.cells import tiny_recipe
 
 def test_the_demo_ends_with_its_page_and_continues_where_it_stopped(tmp_path, monkeypatch):
     recipe = tiny_recipe(epochs=1)
-    monkeypatch.setitem(BUDGETS, "tiny", Budget(2, 1, recipe.patches, recipe.training))
+    monkeypatch.setitem(BUDGETS, "tiny", Budget(2, 1, recipe.patches, recipe.training, 1))
     monkeypatch.setattr("ssp.demo.TASKS", ("dna", "tom20"))
     monkeypatch.setattr("ssp.demo.SIZE", (8, 32, 32))
     monkeypatch.setattr("ssp.demo.IMAGES", 4)

@@ -21,7 +21,7 @@ from ssp.recipes import PATCH_SIZE, PatchConfig
 from ssp.study import StudyOptions, Trial, open_study
 from tests.ssp.cells import TASKS, prepared, tiny_recipe
 
-SMALLEST = Budget(2, 1, tiny_recipe().patches, tiny_recipe(epochs=1).training)
+SMALLEST = Budget(2, 1, tiny_recipe().patches, tiny_recipe(epochs=1).training, epochs_alone=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,6 +109,8 @@ def test_a_structure_learned_afterwards_leaves_repmode_as_it_was(first_table, op
         for end in ("", "-then-fibrillarin")
     )
     assert (base.tasks, more.tasks) == (("dna", "tom20"), ("dna", "tom20", "fibrillarin"))
+    assert (base.recipe.training.epochs, more.recipe.training.epochs) == (1, 2)
+    assert load_model(runs / "multi-net-0-only-fibrillarin" / "run").tasks == ("fibrillarin",)
     x = torch.randn(1, 1, 4, 16, 16)
     with torch.no_grad():
         assert torch.equal(*(model.network(x, torch.tensor([1])) for model in (base, more)))
