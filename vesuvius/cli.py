@@ -22,6 +22,11 @@ Or step by step, with your own fragments or simulated ones:
   9. vesuvius export runs/small --out ink.onnx                 the model without this program
  10. vesuvius figure experts runs/small --out experts.png      which of its experts the model uses
 
+Kaggle itself: the data, the kernel, the score (docs/kaggle.md):
+
+  vesuvius kaggle download                                     the competition's data
+  vesuvius kaggle push build                                   what `vesuvius package` wrote
+
 Is it any good? Can volumes without labels help?
 
   vesuvius control runs/small --data prepared --out control    false labels: is ink invented?
@@ -58,6 +63,9 @@ COMMANDS = {
         "write a model as an ONNX file or torch archive that runs alone", "vesuvius.export:export"
     ),
     "submit": Command("turn ink maps into a submission", "vesuvius.submission:submit"),
+    "kaggle": Command(
+        "download the data, push, submit, see scores", "vesuvius.kaggle_commands:KAGGLE"
+    ),
     "demo": Command("run every step on simulated papyrus and score it", "vesuvius.demo:demo"),
 }
 
