@@ -125,8 +125,8 @@ class KaggleClient:
     def push_dataset(self, dataset: str, folder: Path, notes: str) -> None:
         """Upload the files of a folder as a new dataset, or as a new version of one.
 
-        A killed upload goes on where it stopped, within Kaggle's six days. Folders become zips,
-        which Kaggle unpacks.
+        The upload of a file that was killed goes on where it stopped, for six days. Folders become
+        zips, which Kaggle unpacks.
 
         Args:
             dataset: Its id, which its `dataset-metadata.json` gives too.

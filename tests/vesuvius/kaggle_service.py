@@ -34,6 +34,7 @@ USER = "ann"
 KEY = "0123456789abcdef-the-key-of-ann"
 TIMEOUT_S = 120
 SIGNATURE = "X-Goog-Signature=c0ffee5e1f"
+CHUNK_BYTES = 2**16
 ETAG = '"the-only-version"'
 # The program, where nothing can be reached but 127.0.0.1, not even the name of another machine.
 GUARDED = """
@@ -63,6 +64,15 @@ class Dataset:
 
 
 @dataclass
+class Blob:
+    """An uploaded file: its name, what of it is here, and the `Content-Range` of each upload."""
+
+    name: str
+    content: bytes = b""
+    ranges: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Kaggle:
     """What the stand-in knows, and what it shall answer.
 
@@ -70,7 +80,7 @@ class Kaggle:
         bundle: The zip of the competition's files.
         are_rules_accepted: Whether the user may have them.
         cut_after: Bytes after which one download breaks off; None for none.
-        pace_s: Seconds that each 64 KiB of a download take.
+        pace_s: Seconds that each 64 KiB of a download or upload take.
         dataset_states: What the next new version of a dataset goes through; the last one stays.
         kernel_states: What the run of a kernel goes through; the last one stays.
         failure: Why the run of a kernel failed.
@@ -80,7 +90,6 @@ class Kaggle:
         submissions: As Kaggle lists them, the newest first.
         calls: What was asked: method and body.
         ranges: The `Range` of each download, empty for all.
-        served: Bytes of downloads sent.
     """
 
     bundle: bytes = b""
@@ -96,10 +105,9 @@ class Kaggle:
     submissions: list[dict[str, Any]] = field(default_factory=list)
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
-    served: int = 0
     datasets: dict[str, Dataset] = field(default_factory=dict)
     kernels: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    blobs: dict[str, Blob] = field(default_factory=dict)
 
     def asked(self, method: str) -> list[dict[str, Any]]:
         """Return the bodies of all requests to a method."""
@@ -126,7 +134,7 @@ class Kaggle:
 
     def _StartBlobUpload(self, body):
         token = f"blob-{len(self.blobs)}"
-        self.blobs[token] = (body.get("name") or body["fileName"], b"")
+        self.blobs[token] = Blob(body.get("name") or body["fileName"])
         return {"token": token, "createUrl": f"http://uploads.localhost/{token}?{SIGNATURE}"}
 
     _StartSubmissionUpload = _StartBlobUpload
@@ -141,7 +149,8 @@ class Kaggle:
 
     def _add_version(self, name, files):
         dataset = self.datasets.setdefault(name, Dataset([], []))
-        dataset.versions.append(dict(self.blobs[file["token"]] for file in files))
+        blobs = [self.blobs[file["token"]] for file in files]
+        dataset.versions.append({blob.name: blob.content for blob in blobs})
         dataset.states = list(self.dataset_states)
         return {"status": "ok", "url": f"https://www.kaggle.com/datasets/{name}"}
 
@@ -164,7 +173,7 @@ class Kaggle:
         return self._add_submission(body["submissionDescription"], body["fileName"])
 
     def _CreateSubmission(self, body):
-        name, _ = self.blobs[body["blobFileTokens"]]
+        name = self.blobs[body["blobFileTokens"]].name
         return self._add_submission(body["submissionDescription"], name)
 
     def _add_submission(self, description, file_name):
@@ -209,13 +218,23 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(code, json.dumps({"code": code, "message": message}))
 
     def do_PUT(self):
-        token = self.path.rpartition("/")[2].partition("?")[0]
-        if "PUT" in self.kaggle.refusals:
-            self._body()
-            return self._send(*self.kaggle.refusals["PUT"])
-        name, begun = self.kaggle.blobs[token]
-        self.kaggle.blobs[token] = (name, begun + self._body())
-        self._send(200, "{}")
+        blob = self.kaggle.blobs[self.path.rpartition("/")[2].partition("?")[0]]
+        size = int(self.headers.get("Content-Length", 0))
+        wanted = self.headers.get("Content-Range", "")
+        if wanted.startswith("bytes */"):  # how much is here?
+            if len(blob.content) == int(wanted.removeprefix("bytes */")):
+                return self._send(200, "{}")
+            return self._send(308, "{}", Range=f"bytes=0-{len(blob.content) - 1}")
+        blob.ranges.append(wanted)
+        while size:
+            time.sleep(self.kaggle.pace_s)
+            piece = self.rfile.read1(min(size, CHUNK_BYTES))
+            if not piece:  # a client that was killed
+                self.close_connection = True
+                return None
+            blob.content += piece
+            size -= len(piece)
+        return self._send(*self.kaggle.refusals.get("PUT", (200, "{}")))
 
     def do_GET(self):
         kaggle, wanted = self.kaggle, self.headers.get("Range", "")
@@ -233,9 +252,9 @@ class _Handler(BaseHTTPRequestHandler):
             stop, kaggle.cut_after = kaggle.cut_after, None
             self.close_connection = True
         with contextlib.suppress(ConnectionError):  # a client that was killed
-            for begin in range(start, stop, 2**16):
+            for begin in range(start, stop, CHUNK_BYTES):
                 time.sleep(kaggle.pace_s)
-                kaggle.served += self.wfile.write(kaggle.bundle[begin : min(begin + 2**16, stop)])
+                self.wfile.write(kaggle.bundle[begin : min(begin + CHUNK_BYTES, stop)])
 
     def do_CONNECT(self):
         self.kaggle.calls.append(("CONNECT", {"path": self.path}))
@@ -262,8 +281,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _send(self, code, text):
+    def _send(self, code, text, **headers):
         self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
         is_json = text.startswith("{")
         self.send_header("Content-Type", "application/json" if is_json else "text/html")
         self.send_header("Content-Length", str(len(text.encode())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 
 import pytest
@@ -88,6 +89,26 @@ def test_a_dataset_that_fails_stops_the_kernel_and_is_pushed_anew(program, build
     program.run("push", "build")
     assert len(program.kaggle.datasets[DATASET].versions) == 2
     assert len(program.kaggle.kernels[KERNEL]) == 1
+
+
+def test_a_killed_upload_goes_on_where_it_stopped(program, build):
+    kaggle, weights = program.kaggle, bytes(range(256)) * 2**14
+    (build / "dataset" / "weights.safetensors").write_bytes(weights)
+    kaggle.pace_s = 0.02
+    with program.start("push", "build") as process:
+        deadline_s = time.monotonic() + 60
+        while not any(len(blob.content) > 2**18 for blob in kaggle.blobs.values()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        process.kill()
+    kaggle.pace_s = 0
+    program.run("push", "build")
+    (blob,) = [blob for blob in kaggle.blobs.values() if blob.name == "weights.safetensors"]
+    assert kaggle.datasets[DATASET].versions[0]["weights.safetensors"] == weights
+    begun, rest = blob.ranges
+    assert begun == ""
+    assert int(rest.removeprefix("bytes ").partition("-")[0]) > 2**18
 
 
 def test_an_upload_that_fails_makes_no_dataset(program, build):
