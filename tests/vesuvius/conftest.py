@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.vesuvius.kaggle_service import KEY, USER, Kaggle, Program, serving
+from tests.vesuvius.kaggle_program import Launcher, Program, launcher
+from tests.vesuvius.kaggle_service import KEY, USER, Kaggle, serving
 from vesuvius.prepare import prepare
 from vesuvius.recipes import InkRecipe, small
 from vesuvius.train import train
@@ -79,8 +80,15 @@ def run(prepared, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def kaggle_launcher() -> Iterator[Launcher]:
+    """The process that commands of `vesuvius kaggle` are forked from."""
+    with launcher() as process:
+        yield process
+
+
 @pytest.fixture
-def program(tmp_path) -> Iterator[Program]:
+def program(tmp_path, kaggle_launcher) -> Iterator[Program]:
     """The program beside a stand-in for Kaggle, with an account; its key must stay where it is."""
     credentials = tmp_path / ".kaggle" / "kaggle.json"
     credentials.parent.mkdir()
@@ -88,7 +96,7 @@ def program(tmp_path) -> Iterator[Program]:
     credentials.chmod(0o600)
     kaggle = Kaggle()
     with serving(kaggle) as address:
-        yield Program(kaggle, address, tmp_path)
+        yield Program(kaggle, address, tmp_path, kaggle_launcher)
     assert "CONNECT" not in [method for method, _ in kaggle.calls]
     leaks = [
         path for path in tmp_path.rglob("*")

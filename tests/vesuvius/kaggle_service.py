@@ -1,7 +1,7 @@
-"""A stand-in for Kaggle on this machine, and the real program run against it and nothing else.
+"""A stand-in for Kaggle on this machine.
 
-Kaggle's client in its `LOCALHOST` environment asks `http://localhost`, and the stand-in is the proxy
-of all its requests, so a port of its own choice will do. It remembers what it was asked.
+Kaggle's client in its `LOCALHOST` environment asks `http://localhost`, and the stand-in is the
+proxy of all its requests, so a port of its own choice will do. It remembers what it was asked.
 
     python -m tests.vesuvius.kaggle_service FOLDER
 
@@ -15,8 +15,6 @@ import base64
 import contextlib
 import io
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -27,28 +25,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
 COMPETITION = "vesuvius-challenge-ink-detection"
 TAKES_FILES = "papyrus-as-a-file"  # a competition that kernels are not needed for
 USER = "ann"
 KEY = "0123456789abcdef-the-key-of-ann"
-TIMEOUT_S = 120
 SIGNATURE = "X-Goog-Signature=c0ffee5e1f"
 CHUNK_BYTES = 2**16
 ETAG = '"the-only-version"'
-# The program, where nothing can be reached but 127.0.0.1, not even the name of another machine.
-GUARDED = """
-import sys
-
-def guard(event, arguments):
-    asked = {"socket.connect": lambda: arguments[1][0], "socket.getaddrinfo": lambda: arguments[0]}
-    if event in asked and asked[event]() != "127.0.0.1":
-        raise PermissionError(f"{event} {arguments}: tests talk to 127.0.0.1 alone")
-
-sys.addaudithook(guard)
-from vesuvius.cli import main
-sys.exit(main())
-"""
 
 
 class Refusal(Exception):
@@ -322,55 +305,6 @@ def environment(address: str) -> dict[str, str]:
         **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), address),
         "no_proxy": "",
     }
-
-
-@dataclass(frozen=True)
-class Program:
-    """`vesuvius kaggle` beside a stand-in, in an environment with nothing of the user's.
-
-    Attributes:
-        kaggle: What the stand-in knows.
-        address: Of the stand-in.
-        home: Home, working folder and folder for temporary files.
-    """
-
-    kaggle: Kaggle
-    address: str
-    home: Path
-
-    def start(self, *arguments: object, **variables: str) -> subprocess.Popen[str]:
-        """Start `vesuvius kaggle ARGUMENTS` with more variables in its environment."""
-        clean = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "HOME": str(self.home),
-            "TMPDIR": str(self.home),
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.Popen(
-            [sys.executable, "-c", GUARDED, "kaggle", *map(str, arguments)],
-            cwd=self.home,
-            env=clean | environment(self.address) | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: object, code: int = 0, **variables: str) -> str:
-        """Run `vesuvius kaggle ARGUMENTS` and return all that it says, with stdout first."""
-        with self.start(*arguments, **variables) as process:
-            try:
-                out, err = process.communicate(timeout=TIMEOUT_S)
-            finally:
-                process.kill()
-        assert process.returncode == code, out + err
-        assert KEY not in out + err
-        assert SIGNATURE not in out + err
-        if code:
-            last = err.strip().splitlines()[-1]
-            assert last.startswith("vesuvius: error: "), err
-            assert ("Traceback" in err) == ("--debug" in arguments), err
-        return out + err
 
 
 if __name__ == "__main__":

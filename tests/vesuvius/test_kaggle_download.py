@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import time
 import zipfile
@@ -60,13 +61,13 @@ def test_a_killed_download_goes_on_where_it_stopped(program, large_data):
     kaggle = program.kaggle
     kaggle.bundle, kaggle.pace_s = zipped(large_data), 0.05
     archive = program.home / "kaggle" / ARCHIVE
-    with program.start("download") as process:
-        deadline_s = time.monotonic() + 60
-        while not archive.exists() or not archive.stat().st_size:
-            assert process.poll() is None
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+    child = program.start("download")
+    deadline_s = time.monotonic() + 60
+    while not archive.exists() or not archive.stat().st_size:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    assert program.wait() == -signal.SIGKILL
     have = archive.stat().st_size
     assert 0 < have < len(kaggle.bundle)
     kaggle.pace_s = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import time
 import zipfile
 
@@ -70,7 +72,9 @@ def test_nothing_is_pushed_twice_and_what_changed_is(program, build):
     program.run("push", "build")
     said = program.run("push", "build")
     assert f"dataset {DATASET} has not changed since it was pushed; not pushed again" in said
-    assert f"kernel {KERNEL} version 1 has not changed since it was pushed; not pushed again" in said
+    assert (
+        f"kernel {KERNEL} version 1 has not changed since it was pushed; not pushed again" in said
+    )
     (build / "kernel" / "main.py").write_text("print('more')\n")
     program.run("push", "build")
     assert len(program.kaggle.datasets[DATASET].versions) == 1
@@ -95,13 +99,13 @@ def test_a_killed_upload_goes_on_where_it_stopped(program, build):
     kaggle, weights = program.kaggle, bytes(range(256)) * 2**14
     (build / "dataset" / "weights.safetensors").write_bytes(weights)
     kaggle.pace_s = 0.02
-    with program.start("push", "build") as process:
-        deadline_s = time.monotonic() + 60
-        while not any(len(blob.content) > 2**18 for blob in kaggle.blobs.values()):
-            assert process.poll() is None
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
-        process.kill()
+    child = program.start("push", "build")
+    deadline_s = time.monotonic() + 60
+    while not any(len(blob.content) > 2**18 for blob in kaggle.blobs.values()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    assert program.wait() == -signal.SIGKILL
     kaggle.pace_s = 0
     program.run("push", "build")
     (blob,) = [blob for blob in kaggle.blobs.values() if blob.name == "weights.safetensors"]
