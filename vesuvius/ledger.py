@@ -42,13 +42,19 @@ class Model:
 
     Attributes:
         checkpoint_sha256: Hash of its checkpoint file.
-        recipe: The recipe it was trained with, in words.
+        recipe: Name of the recipe it was trained with, or of the nearest.
+        changes: The options that differ from that recipe.
         cv_score: F0.5 on the pieces held out of its training.
     """
 
     checkpoint_sha256: str
     recipe: str
+    changes: dict[str, Any]
     cv_score: float
+
+    def __str__(self) -> str:
+        changed = f", {len(self.changes)} changed" if self.changes else ""
+        return self.recipe + changed
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,7 @@ def _line(name: str, manifest: Manifest) -> str:
     cells = (
         name,
         "" if manifest.commit is None else _short(manifest.commit),
-        _listed(model.recipe for model in models),
+        _listed(map(str, models)),
         _listed(model.checkpoint_sha256[:8] for model in models),
         _listed(f"{model.cv_score:.4f}" for model in models),
         _listed(f"{row.threshold:.3g}" for row in rows),

@@ -12,7 +12,7 @@ from vesuvius import ledger
 from vesuvius.ledger import Model, Row, Scores, read_ledger, read_manifest, record, set_scores
 
 REPOSITORY = Path(__file__).parents[2]
-MODELS = (Model("ab" * 32, "small, training.epochs 2", 0.51234),)
+MODELS = (Model("ab" * 32, "small", {"training.epochs": 2}, 0.51234),)
 ROWS = (Row("a", 20, 30, 0.45, 0.1, {"stride": 64}), Row("b", 7, 9, 0.45, 0.2, {"stride": 64}))
 COMMIT = "0123456789" * 4
 
@@ -45,7 +45,7 @@ def test_a_submission_is_kept_with_its_manifest_and_a_row(tmp_path):
         [
             folder.name,
             "01234567",
-            "small, training.epochs 2",
+            "small, 1 changed",
             "abababab",
             "0.5123",
             "0.45",
@@ -79,7 +79,7 @@ def test_the_same_again_heals_the_ledger_of_a_killed_command_and_keeps_the_score
 
 
 @pytest.mark.parametrize(
-    "change", [{"text": "Id,Predicted\na,3 1\n"}, {"models": (Model("cd" * 32, "small", 0.5),)}]
+    "change", [{"text": "Id,Predicted\na,3 1\n"}, {"models": (Model("cd" * 32, "small", {}, 0.5),)}]
 )
 def test_another_submission_of_the_same_name_is_refused(tmp_path, change):
     folder = keep(tmp_path, "first")
@@ -123,7 +123,7 @@ def test_a_folder_without_submission_and_a_damaged_manifest_are_named(tmp_path):
 
 
 def test_what_would_break_the_table_is_escaped(tmp_path):
-    keep(tmp_path, "first", models=(Model("ab" * 32, "a | b", 0.5),), commit=COMMIT + "-dirty")
+    keep(tmp_path, "first", models=(Model("ab" * 32, "a | b", {}, 0.5),), commit=COMMIT + "-dirty")
     (row,) = table(tmp_path)
     assert row[1:3] == ["01234567-dirty", r"a \| b"]
 
