@@ -19,7 +19,8 @@ COMPETITION = "vesuvius-challenge-ink-detection"
 PAGE_SIZE = 100
 READY = "ready"  # of a dataset
 COMPLETE = "complete"  # of a kernel's run, or a submission
-BROKEN = ("failed", "deleted", "error", "cancel_requested", "cancel_acknowledged")  # of either
+FAILED = "error"  # of either
+BROKEN = ("failed", "deleted", FAILED, "cancel_requested", "cancel_acknowledged")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Listed:
     public: float | None
     private: float | None
     error: str
+
+    def is_of(self, name: str, ref: int | None) -> bool:
+        """Tell whether it is the one of a name or, should Kaggle change names, of a number."""
+        return self.description == name or self.ref == ref
 
 
 class KaggleClient:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.terminal import note
 from vesuvius.kaggle_client import COMPETITION, KaggleClient, Listed
-from vesuvius.ledger import ROOT, Scores, read_ledger, set_scores
+from vesuvius.ledger import LEDGER, ROOT, Scores, read_ledger, set_scores
 
 
 def scores(ledger: Path = ROOT, competition: str = COMPETITION) -> None:
     """List your submissions to a competition and put their scores into the ledger.
 
-    A submission belongs to the entry whose name is its description, as `vesuvius kaggle submit`
-    sees to. Of several of one entry the newest with a score counts.
+    Of several submissions of one entry the newest with a score counts.
 
     Args:
         ledger: Folder of the ledger's entries.
@@ -28,15 +28,17 @@ def scores(ledger: Path = ROOT, competition: str = COMPETITION) -> None:
         print(_line(one))
     if not listed:
         note(f"no submissions to {competition} yet")
-    newest = {
-        one.description: Scores(one.public, one.private)
-        for one in reversed(listed)
-        if one.public is not None or one.private is not None
-    }
     for entry, manifest in read_ledger(ledger).items():
-        if entry.name in newest and newest[entry.name] != manifest.scores:
-            set_scores(entry, newest[entry.name])
-            note(f"{entry.name}: scores put into {entry.parent / 'LEDGER.md'}")
+        found = _newest(one for one in listed if one.is_of(entry.name, manifest.kaggle_ref))
+        if found not in (None, manifest.scores):
+            set_scores(entry, found)
+            note(f"{entry.name}: scores put into {entry.parent / LEDGER}")
+
+
+def _newest(listed: Iterable[Listed]) -> Scores | None:
+    """Return the first scores of a list; None if there are none yet."""
+    scored = (Scores(one.public, one.private) for one in listed)
+    return next((found for found in scored if found != Scores()), None)
 
 
 def _line(one: Listed) -> str:

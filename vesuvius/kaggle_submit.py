@@ -7,12 +7,12 @@ from pathlib import Path
 from core.provenance import file_hash
 from core.terminal import note
 from vesuvius.kaggle_build import open_build
-from vesuvius.kaggle_client import COMPETITION, COMPLETE, KaggleClient
-from vesuvius.ledger import CSV, read_manifest
+from vesuvius.kaggle_client import COMPETITION, COMPLETE, FAILED, KaggleClient
+from vesuvius.ledger import CSV, read_manifest, set_kaggle_ref
 
 
 def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETITION) -> None:
-    """Submit to Kaggle under the name of a ledger entry, so that `scores` finds it.
+    """Submit to Kaggle under the name of a ledger entry, where `scores` will put its score.
 
     What is submitted already is not submitted again.
 
@@ -43,7 +43,7 @@ def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETI
     version = 0 if opened is None else opened.pushed_version()
     client = KaggleClient()
     for listed in client.submissions(competition):
-        if listed.description == name and listed.status != "error":
+        if listed.is_of(name, manifest.kaggle_ref) and listed.status != FAILED:
             note(
                 f"{name} is submitted already ({listed.ref}, {listed.status}); not submitted again"
             )
@@ -53,6 +53,7 @@ def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETI
     else:
         _check_complete(client, opened.kernel, version)
         ref = client.submit_kernel(competition, opened.kernel, version, CSV, name)
+    set_kaggle_ref(entry, ref)
     note(f"{name} is submitted ({ref}); `vesuvius kaggle scores` tells its score once there is one")
 
 

@@ -97,6 +97,7 @@ class Manifest:
         rows: One for each fragment.
         csv_sha256: Hash of the file that was written.
         scores: What Kaggle says.
+        kaggle_ref: Kaggle's number of it; None if it was not submitted there.
     """
 
     time_utc: str
@@ -105,6 +106,7 @@ class Manifest:
     rows: tuple[Row, ...]
     csv_sha256: str
     scores: Scores = Scores()
+    kaggle_ref: int | None = None
 
 
 def record(
@@ -191,6 +193,15 @@ def set_scores(folder: Path, scores: Scores) -> None:
     """
     write_json(folder / MANIFEST, to_dict(replace(read_manifest(folder), scores=scores)))
     write_ledger(folder.parent)
+
+
+def set_kaggle_ref(folder: Path, ref: int) -> None:
+    """Put Kaggle's number of a submission into its manifest.
+
+    Raises:
+        FileNotFoundError: If the folder holds no submission.
+    """
+    write_json(folder / MANIFEST, to_dict(replace(read_manifest(folder), kaggle_ref=ref)))
 
 
 def write_ledger(root: Path = ROOT) -> None:

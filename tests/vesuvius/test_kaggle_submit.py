@@ -46,6 +46,19 @@ def test_a_submission_that_kaggle_could_not_score_may_be_repeated(program, build
     assert len(program.kaggle.submissions) == 2
 
 
+def test_a_submission_is_known_again_where_kaggle_gives_it_another_name(program, build, entry):  # noqa: F811
+    program.run("push", "build")
+    program.run("submit", entry, "--build", "build")
+    program.kaggle.submissions[0] |= {
+        "description": "Ink inference | Version 1",
+        "status": "COMPLETE",
+        "publicScore": "0.5",
+    }
+    assert "is submitted already" in program.run("submit", entry, "--build", "build")
+    program.run("scores")
+    assert read_json(entry / "manifest.json")["scores"] == {"public": 0.5, "private": None}
+
+
 def test_a_file_is_submitted_where_files_are_taken(program, entry):
     assert "takes kernels alone" in program.run("submit", entry, code=2)
     said = program.run("submit", entry, "--competition", TAKES_FILES)
