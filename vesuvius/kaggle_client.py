@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +76,8 @@ class KaggleClient:
     Every method raises as `of_one_line` does.
     """
 
-    @cached_property
-    def _api(self) -> Any:
-        """Return the official client, signed in."""
-        for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # it would print headers, credentials included
-            os.environ.pop(name, None)
-        with of_one_line(Subject("Kaggle's log-in", "see whether the account is blocked", AGAIN)):
-            # Signing in on import hides why it fails, so what is printed then is dropped.
-            with contextlib.redirect_stdout(None):
-                from kaggle import api
-            api.authenticate()
-        return api
+    def __init__(self) -> None:
+        self._api = _signed_in()
 
     @property
     def user(self) -> str:
@@ -96,14 +86,13 @@ class KaggleClient:
 
     def bundle(self, competition: str) -> Bundle:
         """Return the zip of a competition's files, for `fetch`."""
-        api = self._api
         from kagglesdk.competitions.types.competition_api_service import (
             ApiDownloadDataFilesRequest,
         )
 
         request = ApiDownloadDataFilesRequest()
         request.competition_name = competition
-        with of_one_line(_competition(competition)), api.build_kaggle_client() as kaggle:
+        with of_one_line(_competition(competition)), self._api.build_kaggle_client() as kaggle:
             client = kaggle.competitions.competition_api_client
             response = client.download_data_files(request)
         return Bundle(int(response.headers.get("Content-Length", 0)), response)
@@ -227,6 +216,18 @@ class KaggleClient:
         """Return a dataset or kernel as a subject."""
         check = f"check the id against the {kind}s of {self.user}, who is signed in"
         return Subject(f"{kind} {name}", check, check)
+
+
+def _signed_in() -> Any:
+    """Return the official client, signed in."""
+    for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # it would print headers, credentials included
+        os.environ.pop(name, None)
+    with of_one_line(Subject("Kaggle's log-in", "see whether the account is blocked", AGAIN)):
+        # Signing in on import hides why it fails, so what is printed then is dropped.
+        with contextlib.redirect_stdout(None):
+            from kaggle import api
+        api.authenticate()
+    return api
 
 
 def _competition(slug: str) -> Subject:

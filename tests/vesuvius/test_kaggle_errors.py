@@ -81,6 +81,7 @@ def test_without_an_account_it_is_said_how_to_get_one(program, command):
     said = program.run(command, code=2)
     for remedy in (TOKEN_PAGE, "~/.kaggle/access_token", "KAGGLE_API_TOKEN", "vesuvius simulate"):
         assert remedy in said
+    assert said.startswith("vesuvius: error: no Kaggle credentials found; make a token at")
     assert len(said.splitlines()) == 1
     assert program.kaggle.calls == []
 
