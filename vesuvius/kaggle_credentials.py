@@ -31,20 +31,17 @@ def redacted(text: str) -> str:
 
 
 def check_holds_none(folder: Path) -> None:
-    """Refuse a folder, to be sent to Kaggle, that holds a credential.
+    """Refuse a folder, to be sent to Kaggle, of which a text holds this user's token or key.
 
     Raises:
-        ValueError: If a file has the name of one, or a text the token or key of this user.
+        ValueError: Naming the file.
     """
     secrets = [secret.encode() for secret in _secrets()]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        is_named = path.name in FILES
-        if is_named or (
-            path.stat().st_size <= LARGEST_TEXT
-            and any(secret in path.read_bytes() for secret in secrets)
-        ):
-            found = "is named like" if is_named else "holds"
-            raise ValueError(f"{path} {found} a credential of Kaggle; remove it before the push")
+        if path.stat().st_size <= LARGEST_TEXT:
+            content = path.read_bytes()
+            if any(secret in content for secret in secrets):
+                raise ValueError(f"{path} holds your Kaggle token; remove it before the push")
 
 
 def _secrets() -> set[str]:

@@ -10,6 +10,7 @@ from core.terminal import note
 from vesuvius.kaggle_build import Build, Pushed, folder_hash, open_build
 from vesuvius.kaggle_client import BROKEN, READY, KaggleClient
 from vesuvius.kaggle_credentials import check_holds_none
+from vesuvius.token_scan import check_holds_no_token
 
 PATIENCE_S = 1800.0
 LONGEST_PAUSE_S = 15.0
@@ -30,7 +31,8 @@ def push(build: Path, /) -> None:
     """
     opened = open_build(build)
     for folder in (opened.dataset_folder, opened.kernel_folder):
-        check_holds_none(folder)
+        check_holds_no_token(folder)  # what looks like one, as package did
+        check_holds_none(folder)  # yours, whatever it looks like
     client = KaggleClient()
     _check_owner(opened, client.user)
     _push_dataset(client, opened)
@@ -45,7 +47,7 @@ def _check_owner(build: Build, user: str) -> None:
         if owner.lower() != user.lower():
             raise ValueError(
                 f"{name} belongs to {owner!r} but the credentials are those of {user!r}; package "
-                f"again for {user!r}, or sign in as {owner!r}"
+                f"again with --owner {user}"
             )
 
 

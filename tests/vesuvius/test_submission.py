@@ -272,7 +272,7 @@ def test_a_prediction_that_does_not_name_its_models_is_not_kept(tmp_path, kept):
     provenance = json.loads((folder / "provenance.json").read_text())
     del provenance["models"]
     (folder / "provenance.json").write_text(json.dumps(provenance))
-    with pytest.raises(ValueError, match="does not name its models.*--out for a CSV alone"):
+    with pytest.raises(ValueError, match=r"does not name its models.*--out for a CSV alone"):
         submit((folder,))
     submit((folder,), out=tmp_path / "s.csv")
 

@@ -1,0 +1,53 @@
+"""Nothing that looks like a credential leaves this machine in a package."""
+
+from __future__ import annotations
+
+import mmap
+import re
+import zipfile
+from pathlib import Path
+
+NAMES = {"kaggle.json", "access_token", "access_token.txt", "credentials.json", ".netrc", ".env"}
+_TOKEN = re.compile(
+    rb'"key"\s*:\s*"[0-9a-f]{32}"'  # kaggle.json
+    rb"|\bKGAT_[0-9A-Za-z]{16}"  # Kaggle
+    rb"|\bgh[pousr]_[0-9A-Za-z]{36}|\bgithub_pat_[0-9A-Za-z_]{22}"  # GitHub
+    rb"|\bhf_[0-9A-Za-z]{30}"  # Hugging Face
+    rb"|\bAKIA[0-9A-Z]{16}\b"  # Amazon
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    rb"|\b[Bb]earer [0-9A-Za-z._~+/-]{20}"
+    rb"|(?i:api_?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?(?=[A-Za-z_-]*[0-9])"
+    rb"[0-9A-Za-z_-]{24}"
+)
+
+
+def check_holds_no_token(path: Path) -> None:
+    """Refuse a file, or a folder with all that is below it, that holds what looks like a token.
+
+    Zip files, which wheels are, are looked into.
+
+    Raises:
+        ValueError: Naming the file; not the token.
+    """
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in (file for file in paths if file.is_file()):
+        if file.name in NAMES:
+            raise ValueError(f"{file} is named like a credential; take it out of what is packed")
+        if _holds_token(file):
+            raise ValueError(
+                f"{file} holds what looks like a token or key; take it out, or what it is in"
+            )
+
+
+def _holds_token(file: Path) -> bool:
+    """Tell whether a file, or a member of a zip file, holds what looks like a token."""
+    if not file.stat().st_size:
+        return False
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return any(_TOKEN.search(archive.read(name)) for name in archive.namelist())
+    with (
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        return _TOKEN.search(mapped) is not None
