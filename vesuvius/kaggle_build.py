@@ -13,6 +13,7 @@ from typing import Any
 
 from core.config import from_dict, to_dict
 from core.files import read_json, write_json
+from vesuvius.kernel import PACKAGE
 
 PUSHED = "pushed.json"
 DATASET_METADATA = "dataset-metadata.json"
@@ -67,6 +68,12 @@ class Build:
         """
         path = self.folder / PUSHED
         return from_dict(Pushed, read_json(path), where=str(path)) if path.exists() else Pushed()
+
+    @property
+    def checkpoints(self) -> set[str]:
+        """Return the SHA-256 of each checkpoint that a model of the dataset was made of."""
+        models = read_json(self.dataset_folder / PACKAGE)["models"]
+        return {model["facts"]["checkpoint_sha256"] for model in models}
 
     def record(self, pushed: Pushed) -> None:
         """Write down what of the build Kaggle has."""

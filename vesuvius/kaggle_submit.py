@@ -6,9 +6,9 @@ from pathlib import Path
 
 from core.provenance import file_hash
 from core.terminal import note
-from vesuvius.kaggle_build import open_build
+from vesuvius.kaggle_build import Build, open_build
 from vesuvius.kaggle_client import COMPETITION, COMPLETE, FAILED, KaggleClient
-from vesuvius.ledger import CSV, read_manifest, set_kaggle_ref
+from vesuvius.ledger import CSV, Manifest, read_manifest, set_kaggle_ref
 
 
 def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETITION) -> None:
@@ -25,8 +25,8 @@ def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETI
 
     Raises:
         FileNotFoundError: If entry or build does not exist.
-        ValueError: If the kernel was not pushed or has not ended well, the CSV is no longer the
-            one of the manifest, or Kaggle refuses.
+        ValueError: If the kernel was not pushed, has other models than the entry or has not ended
+            well, the CSV is no longer the one of the manifest, or Kaggle refuses.
         RuntimeError: If Kaggle or the network failed.
     """
     manifest = read_manifest(entry)
@@ -41,6 +41,8 @@ def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETI
             raise ValueError(f"{entry / CSV} is not the one of its manifest; submit another entry")
     opened = None if build is None else open_build(build)
     version = 0 if opened is None else opened.pushed_version()
+    if opened is not None:
+        _check_same_models(opened, entry, manifest)
     client = KaggleClient()
     for listed in client.submissions(competition):
         if listed.is_of(name, manifest.kaggle_ref) and listed.status != FAILED:
@@ -55,6 +57,21 @@ def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETI
         ref = client.submit_kernel(competition, opened.kernel, version, CSV, name)
     set_kaggle_ref(entry, ref)
     note(f"{name} is submitted ({ref}); `vesuvius kaggle scores` tells its score once there is one")
+
+
+def _check_same_models(build: Build, entry: Path, manifest: Manifest) -> None:
+    """Raise ValueError unless a build packs the models of a ledger entry."""
+    packed, named = build.checkpoints, {model.checkpoint_sha256 for model in manifest.models}
+    if packed != named:
+        raise ValueError(
+            f"{build.folder} packs the checkpoints {_short(packed)} but {entry} is of "
+            f"{_short(named)}; submit to the ledger what the packed runs predict, and name that"
+        )
+
+
+def _short(hashes: set[str]) -> str:
+    """Return hashes as the ledger shows them."""
+    return ", ".join(sorted(sha256[:8] for sha256 in hashes)) or "of no model"
 
 
 def _check_complete(client: KaggleClient, kernel: str, version: int) -> None:

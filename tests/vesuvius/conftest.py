@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.vesuvius.kaggle_program import Launcher, Program, launcher
+from tests.vesuvius.kaggle_program import Launcher, Program, launcher, write_build
 from tests.vesuvius.kaggle_service import KEY, USER, Kaggle, serving
 from vesuvius.prepare import prepare
 from vesuvius.recipes import InkRecipe, small
@@ -103,3 +103,9 @@ def program(tmp_path, kaggle_launcher) -> Iterator[Program]:
         if path.is_file() and path != credentials and KEY.encode() in path.read_bytes()
     ]  # fmt: skip
     assert leaks == []
+
+
+@pytest.fixture
+def kaggle_build(program) -> Path:
+    """A folder as `vesuvius package` writes it, of the model that `test_ledger` keeps."""
+    return write_build(program.home / "build", "ab" * 32)

@@ -17,10 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vesuvius.kaggle_service import KEY, SIGNATURE, Kaggle, environment
+from core.files import write_json
+from tests.vesuvius.kaggle_service import COMPETITION, KEY, SIGNATURE, USER, Kaggle, environment
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 120
+DATASET, KERNEL = f"{USER}/ink-weights", f"{USER}/ink-inference"
+KERNEL_CODE = "print('ink')\n"
 # No machine but 127.0.0.1 can be reached, and not even the name of another be looked up.
 GUARD = """
 import sys
@@ -138,3 +141,34 @@ class Program:
 
     def _said(self) -> tuple[Path, Path]:
         return self.home / "stdout.txt", self.home / "stderr.txt"
+
+
+def write_build(folder: Path, checkpoint_sha256: str) -> Path:
+    """Write what `vesuvius package` would of one model."""
+    (folder / "dataset" / "wheels").mkdir(parents=True)
+    (folder / "kernel").mkdir()
+    (folder / "dataset" / "weights.safetensors").write_bytes(b"weights")
+    (folder / "dataset" / "wheels" / "repmode.whl").write_bytes(b"wheel")
+    facts = {"checkpoint_sha256": checkpoint_sha256}
+    write_json(folder / "dataset" / "package.json", {"models": [{"facts": facts}]})
+    write_json(
+        folder / "dataset" / "dataset-metadata.json",
+        {"id": DATASET, "title": "Ink weights", "licenses": [{"name": "other"}]},
+    )
+    write_json(
+        folder / "kernel" / "kernel-metadata.json",
+        {
+            "id": KERNEL,
+            "title": "Ink inference",
+            "code_file": "main.py",
+            "language": "python",
+            "kernel_type": "script",
+            "is_private": True,
+            "enable_gpu": True,
+            "enable_internet": False,
+            "dataset_sources": [DATASET],
+            "competition_sources": [COMPETITION],
+        },
+    )
+    (folder / "kernel" / "main.py").write_text(KERNEL_CODE)
+    return folder

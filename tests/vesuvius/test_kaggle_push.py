@@ -12,44 +12,11 @@ import zipfile
 import pytest
 
 from core.files import write_json
-from tests.vesuvius.kaggle_service import COMPETITION, KEY, USER
-
-DATASET, KERNEL = f"{USER}/ink-weights", f"{USER}/ink-inference"
-CODE = "print('ink')\n"
+from tests.vesuvius.kaggle_program import DATASET, KERNEL, KERNEL_CODE
+from tests.vesuvius.kaggle_service import KEY
 
 
-@pytest.fixture
-def build(program):
-    """A build as `vesuvius package` writes it."""
-    folder = program.home / "build"
-    (folder / "dataset" / "wheels").mkdir(parents=True)
-    (folder / "kernel").mkdir()
-    (folder / "dataset" / "weights.safetensors").write_bytes(b"weights")
-    (folder / "dataset" / "wheels" / "repmode.whl").write_bytes(b"wheel")
-    write_json(
-        folder / "dataset" / "dataset-metadata.json",
-        {"id": DATASET, "title": "Ink weights", "licenses": [{"name": "other"}]},
-    )
-    write_json(
-        folder / "kernel" / "kernel-metadata.json",
-        {
-            "id": KERNEL,
-            "title": "Ink inference",
-            "code_file": "main.py",
-            "language": "python",
-            "kernel_type": "script",
-            "is_private": True,
-            "enable_gpu": True,
-            "enable_internet": False,
-            "dataset_sources": [DATASET],
-            "competition_sources": [COMPETITION],
-        },
-    )
-    (folder / "kernel" / "main.py").write_text(CODE)
-    return folder
-
-
-def test_the_kernel_follows_once_the_dataset_is_ready(program, build):
+def test_the_kernel_follows_once_the_dataset_is_ready(program, kaggle_build):
     program.kaggle.dataset_states = ["BLOBS_RECEIVED", "READY"]
     said = program.run("push", "build")
     assert "blobs_received, waiting" in said
@@ -63,29 +30,29 @@ def test_the_kernel_follows_once_the_dataset_is_ready(program, build):
         assert wheels.read("repmode.whl") == b"wheel"
     assert program.kaggle.asked("CreateDataset")[0]["isPrivate"]
     (kernel,) = program.kaggle.kernels[KERNEL]
-    assert kernel["text"] == CODE
+    assert kernel["text"] == KERNEL_CODE
     assert kernel["enableInternet"] is False
     assert kernel["datasetDataSources"] == [DATASET]
 
 
-def test_nothing_is_pushed_twice_and_what_changed_is(program, build):
+def test_nothing_is_pushed_twice_and_what_changed_is(program, kaggle_build):
     program.run("push", "build")
     said = program.run("push", "build")
     assert f"dataset {DATASET} has not changed since it was pushed; not pushed again" in said
     assert (
         f"kernel {KERNEL} version 1 has not changed since it was pushed; not pushed again" in said
     )
-    (build / "kernel" / "main.py").write_text("print('more')\n")
+    (kaggle_build / "kernel" / "main.py").write_text("print('more')\n")
     program.run("push", "build")
     assert len(program.kaggle.datasets[DATASET].versions) == 1
     assert len(program.kaggle.kernels[KERNEL]) == 2
-    (build / "dataset" / "weights.safetensors").write_bytes(b"better")
+    (kaggle_build / "dataset" / "weights.safetensors").write_bytes(b"better")
     program.run("push", "build")
     assert program.kaggle.datasets[DATASET].versions[1]["weights.safetensors"] == b"better"
     assert len(program.kaggle.kernels[KERNEL]) == 3  # the same code runs on other weights
 
 
-def test_a_dataset_that_fails_stops_the_kernel_and_is_pushed_anew(program, build):
+def test_a_dataset_that_fails_stops_the_kernel_and_is_pushed_anew(program, kaggle_build):
     program.kaggle.dataset_states = ["BLOBS_RECEIVED", "FAILED"]
     assert "could not make it of the files (failed)" in program.run("push", "build", code=1)
     assert program.kaggle.kernels == {}
@@ -95,9 +62,9 @@ def test_a_dataset_that_fails_stops_the_kernel_and_is_pushed_anew(program, build
     assert len(program.kaggle.kernels[KERNEL]) == 1
 
 
-def test_a_killed_upload_goes_on_where_it_stopped(program, build):
+def test_a_killed_upload_goes_on_where_it_stopped(program, kaggle_build):
     kaggle, weights = program.kaggle, bytes(range(256)) * 2**14
-    (build / "dataset" / "weights.safetensors").write_bytes(weights)
+    (kaggle_build / "dataset" / "weights.safetensors").write_bytes(weights)
     kaggle.pace_s = 0.02
     child = program.start("push", "build")
     deadline_s = time.monotonic() + 60
@@ -115,7 +82,7 @@ def test_a_killed_upload_goes_on_where_it_stopped(program, build):
     assert int(rest.removeprefix("bytes ").partition("-")[0]) > 2**18
 
 
-def test_an_upload_that_fails_makes_no_dataset(program, build):
+def test_an_upload_that_fails_makes_no_dataset(program, kaggle_build):
     program.kaggle.refusals["PUT"] = (500, "{}")
     said = program.run("push", "build", code=1)
     assert "Upload unsuccessful" in said
@@ -129,14 +96,14 @@ def test_an_upload_that_fails_makes_no_dataset(program, build):
         ({"invalidDatasetSources": [DATASET]}, f"runs version 1 without {DATASET}", 2),
     ],
 )
-def test_an_answer_that_only_looks_like_success_is_an_error(program, build, answer, says, code):
+def test_an_answer_that_only_looks_good_is_an_error(program, kaggle_build, answer, says, code):
     program.kaggle.save_answer = answer
     assert says in program.run("push", "build", code=code)
     program.kaggle.save_answer = {}
     assert "version 2 runs" in program.run("push", "build")  # not taken for pushed
 
 
-def test_a_server_error_on_which_the_client_would_end_with_0_is_an_error(program, build):
+def test_a_server_error_on_which_the_client_would_end_with_0_is_an_error(program, kaggle_build):
     program.kaggle.refusals["SaveKernel"] = (500, '{"code": 500, "message": "Internal error"}')
     said = program.run("push", "build", code=1)
     assert f"kernel {KERNEL}: Kaggle answers 500 (Internal error): the fault is Kaggle's" in said
@@ -150,18 +117,18 @@ def test_a_server_error_on_which_the_client_would_end_with_0_is_an_error(program
         ("kernel/main.py", "KGAT_" + 16 * "0", "main.py holds what looks like a token"),
     ],
 )
-def test_a_credential_is_not_pushed(program, build, name, text, says):
-    (build / name).write_text(text)
+def test_a_credential_is_not_pushed(program, kaggle_build, name, text, says):
+    (kaggle_build / name).write_text(text)
     assert says in program.run("push", "build", code=2)
     assert program.kaggle.calls == []
-    (build / name).unlink()  # it would be found as a leak
+    (kaggle_build / name).unlink()  # it would be found as a leak
 
 
-def test_what_belongs_to_another_account_or_is_no_build_is_refused(program, build):
+def test_what_belongs_to_another_account_or_is_no_build_is_refused(program, kaggle_build):
     assert "nowhere/dataset/dataset-metadata.json does not exist" in program.run(
         "push", "nowhere", code=2
     )
-    metadata = build / "kernel" / "kernel-metadata.json"
+    metadata = kaggle_build / "kernel" / "kernel-metadata.json"
     mine = metadata.read_text()
     write_json(metadata, {**json.loads(mine), "dataset_sources": ["ann/other"]})
     assert f"without {DATASET} of this build" in program.run("push", "build", code=2)
@@ -171,7 +138,7 @@ def test_what_belongs_to_another_account_or_is_no_build_is_refused(program, buil
     assert program.kaggle.calls == []
 
 
-def test_status_tells_how_far_dataset_and_kernel_are(program, build):
+def test_status_tells_how_far_dataset_and_kernel_are(program, kaggle_build):
     assert "was not pushed" in program.run("status", "build", code=2)
     program.kaggle.kernel_states = ["QUEUED", "RUNNING", "COMPLETE"]
     program.run("push", "build")
@@ -182,7 +149,7 @@ def test_status_tells_how_far_dataset_and_kernel_are(program, build):
         ]
 
 
-def test_status_shows_why_a_kernel_failed(program, build):
+def test_status_shows_why_a_kernel_failed(program, kaggle_build):
     program.run("push", "build")
     program.kaggle.kernel_states = ["ERROR"]
     program.kaggle.failure = "Your notebook tried to allocate more memory than is available."

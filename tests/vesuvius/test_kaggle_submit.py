@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.files import read_json
+from tests.vesuvius.kaggle_program import KERNEL
 from tests.vesuvius.kaggle_service import COMPETITION, TAKES_FILES
-from tests.vesuvius.test_kaggle_push import KERNEL, build  # noqa: F401
-from tests.vesuvius.test_ledger import keep
+from tests.vesuvius.test_ledger import MODELS, keep
 
 
 @pytest.fixture
@@ -16,7 +18,7 @@ def entry(program):
     return keep(program.home / "submissions", "first")
 
 
-def test_the_file_of_the_pushed_kernel_is_submitted_once(program, build, entry):  # noqa: F811
+def test_the_file_of_the_pushed_kernel_is_submitted_once(program, kaggle_build, entry):
     path = entry.relative_to(program.home)
     assert "was not pushed" in program.run("submit", path, "--build", "build", code=2)
     program.kaggle.kernel_states = ["RUNNING", "COMPLETE"]
@@ -39,14 +41,27 @@ def test_the_file_of_the_pushed_kernel_is_submitted_once(program, build, entry):
     assert len(program.kaggle.submissions) == 1
 
 
-def test_a_submission_that_kaggle_could_not_score_may_be_repeated(program, build, entry):  # noqa: F811
+def test_a_kernel_with_other_models_is_not_submitted(program, kaggle_build):
+    other = keep(
+        program.home / "submissions",
+        "other",
+        models=(replace(MODELS[0], checkpoint_sha256="cd" * 32),),
+    )
+    program.run("push", "build")
+    said = program.run("submit", other, "--build", "build", code=2)
+    assert "build packs the checkpoints abababab but" in said
+    assert "is of cdcdcdcd" in said
+    assert program.kaggle.submissions == []
+
+
+def test_a_submission_that_kaggle_could_not_score_may_be_repeated(program, kaggle_build, entry):
     program.run("push", "build")
     program.kaggle.submissions = [{"ref": 1, "description": entry.name, "status": "ERROR"}]
     program.run("submit", entry, "--build", "build")
     assert len(program.kaggle.submissions) == 2
 
 
-def test_a_submission_is_known_again_where_kaggle_gives_it_another_name(program, build, entry):  # noqa: F811
+def test_a_submission_that_kaggle_renames_is_known_again(program, kaggle_build, entry):
     program.run("push", "build")
     program.run("submit", entry, "--build", "build")
     program.kaggle.submissions[0] |= {
