@@ -8,17 +8,27 @@ import zipfile
 from pathlib import Path
 
 NAMES = {"kaggle.json", "access_token", "access_token.txt", "credentials.json", ".netrc", ".env"}
-_TOKEN = re.compile(
-    rb'"key"\s*:\s*"[0-9a-f]{32}"'  # kaggle.json
-    rb"|\bKGAT_[0-9A-Za-z]{16}"  # Kaggle
-    rb"|\bgh[pousr]_[0-9A-Za-z]{36}|\bgithub_pat_[0-9A-Za-z_]{22}"  # GitHub
-    rb"|\bhf_[0-9A-Za-z]{30}"  # Hugging Face
-    rb"|\bAKIA[0-9A-Z]{16}\b"  # Amazon
-    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    rb"|\b[Bb]earer [0-9A-Za-z._~+/-]{20}"
-    rb"|(?i:api_?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?(?=[A-Za-z_-]*[0-9])"
-    rb"[0-9A-Za-z_-]{24}"
+# Each begins with letters of its own, which are found fast even in hundreds of MiB of weights.
+_TOKENS = tuple(
+    map(
+        re.compile,
+        (
+            rb'"key"\s*:\s*"[0-9a-f]{32}"',  # kaggle.json
+            rb"KGAT_[0-9A-Za-z]{16}",  # Kaggle
+            rb"github_pat_[0-9A-Za-z_]{22}",
+            *(rb"gh%c_[0-9A-Za-z]{36}" % kind for kind in b"pousr"),  # GitHub
+            rb"hf_[0-9A-Za-z]{30}",  # Hugging Face
+            rb"AKIA[0-9A-Z]{16}",  # Amazon
+            rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+            rb"earer [0-9A-Za-z._~+/-]{20}",
+        ),
+    )
 )
+# In text, also whatever is called so and has letters and digits.
+_NAMED = re.compile(
+    rb"(?:api[_-]?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?(?=[a-z_-]*[0-9])[0-9a-z_-]{24}"
+)
+_BEGINNING = 4096  # bytes, of which text holds no zero
 
 
 def check_holds_no_token(path: Path) -> None:
@@ -45,9 +55,17 @@ def _holds_token(file: Path) -> bool:
         return False
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            return any(_TOKEN.search(archive.read(name)) for name in archive.namelist())
+            return any(_is_found_in(archive.read(name)) for name in archive.namelist())
     with (
         file.open("rb") as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
     ):
-        return _TOKEN.search(mapped) is not None
+        return _is_found_in(mapped)
+
+
+def _is_found_in(content: bytes | mmap.mmap) -> bool:
+    """Tell whether some content holds what looks like a token."""
+    if any(token.search(content) for token in _TOKENS):
+        return True
+    is_text = b"\0" not in content[:_BEGINNING]
+    return is_text and _NAMED.search(content[:].lower()) is not None
