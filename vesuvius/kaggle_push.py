@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.terminal import note
-from vesuvius.kaggle_build import Build, Pushed, folder_hash, open_build
+from vesuvius.kaggle_build import DATASET_METADATA, Build, Pushed, folder_hash, open_build
 from vesuvius.kaggle_client import BROKEN, READY, KaggleClient
 from vesuvius.kaggle_credentials import check_holds_none
 from vesuvius.token_scan import check_holds_no_token
@@ -57,7 +57,8 @@ def _push_dataset(client: KaggleClient, build: Build) -> None:
     if build.pushed.dataset_sha256 == sha256:
         note(f"dataset {build.dataset} has not changed since it was pushed; not pushed again")
         return
-    files = [path for path in build.dataset_folder.rglob("*") if path.is_file()]
+    paths = build.dataset_folder.rglob("*")
+    files = [path for path in paths if path.is_file() and path.name != DATASET_METADATA]
     size_mib = sum(path.stat().st_size for path in files) / 2**20
     note(f"dataset {build.dataset}: uploading {len(files)} files, {size_mib:.1f} MiB")
     client.push_dataset(build.dataset, build.dataset_folder, notes=f"sha256 {sha256}")
