@@ -6,9 +6,9 @@ imports more than the standard library until the wheels are.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib
-import os
 import shutil
 import subprocess
 import sys
@@ -104,8 +104,8 @@ def find_input(root: Path, name: str) -> Path:
 
 def list_inputs(root: Path, name: str) -> list[Path]:
     """Return all folders of inputs that hold a file."""
-    walk = os.walk(root / "input", followlinks=True)
-    return sorted(Path(folder) for folder, _, names in walk if name in names)
+    found = glob.glob(f"input/**/{name}", root_dir=root, recursive=True)  # follows links
+    return sorted((root / path).parent for path in found)
 
 
 def only(folders: Sequence[Path], name: str) -> Path:

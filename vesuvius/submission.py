@@ -97,16 +97,7 @@ def submit(
     if sample is not None:
         _check_ids({prediction.name for prediction in found}, sample)
     _note_means(found, threshold)
-    masks = {}
-    for prediction in found:
-        mask_YX = ink_mask(prediction.folder / "prob.tif", prediction.threshold)
-        masks[prediction.name] = mask_YX
-        if is_flat(prediction.folder / "prob.tif"):
-            note(f"{prediction.name}: {FLAT}")
-        note(
-            f"{prediction.name}: threshold {prediction.threshold:.3g}, ink on "
-            f"{mask_YX.mean():.2%} of the pixels"
-        )
+    masks = {prediction.name: _mask(prediction) for prediction in found}
     if out is None:
         folder = ledger.record(
             name or models[0].recipe,
@@ -119,6 +110,19 @@ def submit(
     else:
         write_submission(masks, out)
     note(f"{out}: {len(masks)} rows, read back and found equal")
+
+
+def _mask(prediction: _Prediction) -> NDArray[np.bool_]:
+    """Return the ink mask of a prediction, and say what it is like."""
+    path = prediction.folder / "prob.tif"
+    mask_YX = ink_mask(path, prediction.threshold)
+    if is_flat(path):
+        note(f"{prediction.name}: {FLAT}")
+    note(
+        f"{prediction.name}: threshold {prediction.threshold:.3g}, ink on {mask_YX.mean():.2%} of "
+        "the pixels"
+    )
+    return mask_YX
 
 
 def ink_mask(prob_path: Path, threshold: float) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@
 installs the wheels, predicts whatever lies in the test folder and writes working/submission.csv.
 """
 
+import glob
 import os
 import sys
 from pathlib import Path
@@ -11,15 +12,10 @@ from pathlib import Path
 BUDGET_S = 8.5 * 3600  # of the nine hours; what does not fit is left out, and the log says so
 ROOT = Path(os.environ.get("VESUVIUS_KAGGLE_ROOT", "/kaggle"))  # a dry run has another
 
-wheels = [
-    Path(folder) / name
-    for folder, _, names in os.walk(ROOT / "input", followlinks=True)
-    for name in names
-    if name.startswith("repmode_vesuvius-") and name.endswith(".whl")
-]
+wheels = glob.glob("input/**/repmode_vesuvius-*.whl", root_dir=ROOT, recursive=True)
 if len(wheels) != 1:
     sys.exit(f"{len(wheels)} packages of vesuvius are among the inputs; add one such dataset")
-sys.path.insert(0, str(wheels[0]))  # Python imports from a wheel as it is
+sys.path.insert(0, str(ROOT / wheels[0]))  # Python imports from a wheel as it is
 
 from vesuvius.kernel import infer  # noqa: E402
 

@@ -5,6 +5,7 @@ installs them, prepares every fragment of the train folder and trains until the 
 is in working/run. To continue it in another session, add this kernel's output to its inputs.
 """
 
+import glob
 import os
 import sys
 from pathlib import Path
@@ -14,15 +15,10 @@ OPTIONS = ["--training.checkpoint-every-steps=200"]  # as for `vesuvius train`
 BUDGET_S = 8.5 * 3600  # a session that runs out of time loses its output, so training stops first
 ROOT = Path(os.environ.get("VESUVIUS_KAGGLE_ROOT", "/kaggle"))  # a dry run has another
 
-wheels = [
-    Path(folder) / name
-    for folder, _, names in os.walk(ROOT / "input", followlinks=True)
-    for name in names
-    if name.startswith("repmode_vesuvius-") and name.endswith(".whl")
-]
+wheels = glob.glob("input/**/repmode_vesuvius-*.whl", root_dir=ROOT, recursive=True)
 if len(wheels) != 1:
     sys.exit(f"{len(wheels)} packages of vesuvius are among the inputs; add one such dataset")
-sys.path.insert(0, str(wheels[0]))  # Python imports from a wheel as it is
+sys.path.insert(0, str(ROOT / wheels[0]))  # Python imports from a wheel as it is
 
 from vesuvius.kernel import train  # noqa: E402
 
