@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.config import from_dict, to_dict
-from core.files import atomic_path, check_space, read_json, write_json
+from core.files import atomic_path, check_space, named_when_full, read_json, write_json
 from core.terminal import note, progress
 from vesuvius.kaggle_client import COMPETITION, KaggleClient
 
@@ -74,9 +74,10 @@ def _fetch(competition: str, archive: Path) -> None:
     bundle = client.bundle(competition)
     have = archive.stat().st_size if archive.exists() else 0
     archive.parent.mkdir(parents=True, exist_ok=True)
-    # What is unpacked takes as much again, and more where the zip is packed.
-    check_space(archive.parent, 2 * bundle.size - have)
-    with _watched(archive, bundle.size, have):
+    if have != bundle.size:
+        # What is unpacked takes as much again, and more where the zip is packed.
+        check_space(archive.parent, 2 * bundle.size - have)
+    with named_when_full(archive), _watched(archive, bundle.size, have):
         client.fetch(bundle, archive)
 
 

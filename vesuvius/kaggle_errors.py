@@ -58,7 +58,7 @@ def of_one_line(subject: Subject) -> Iterator[None]:
     # A border that everything must cross, for any message may hold a credential.
     except (Exception, SystemExit) as error:
         if _is_of_this_machine(error):
-            raise
+            raise error from None
         failure = _failure(error, subject, said.getvalue().strip())
         failure.add_note(redacted("".join(traceback.format_exception(error))))
         raise failure from None
@@ -143,7 +143,7 @@ def _answered(error: BaseException | None) -> Any:
 
 def _code(response: Any) -> int:
     """Return the status of an answer, which may stand in its body alone."""
-    if response.status_code < 400:
+    if "json" in response.headers.get("Content-Type", ""):  # and not a file of gigabytes
         with contextlib.suppress(ValueError, TypeError, KeyError):
             return int(response.json()["code"])
     return int(response.status_code)

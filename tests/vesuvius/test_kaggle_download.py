@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import time
 import zipfile
@@ -14,6 +15,8 @@ import pytest
 from tests.vesuvius.conftest import write_fragment
 from tests.vesuvius.kaggle_service import COMPETITION, zipped
 from vesuvius.fragment import open_fragment
+from vesuvius.kaggle_client import Bundle
+from vesuvius.kaggle_download import download
 
 ARCHIVE = f"{COMPETITION}.zip"
 MIB = 2**20
@@ -145,3 +148,29 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_fetched(program)
     said = program.run("download", code=2)
     assert "GiB are needed" in said
     assert list((program.home / "kaggle").iterdir()) == []
+
+
+def test_a_zip_that_is_there_needs_room_for_what_is_not_unpacked_alone(data, tmp_path, monkeypatch):
+    class Client:
+        def bundle(self, competition):
+            return Bundle((tmp_path / ARCHIVE).stat().st_size, None)
+
+        def fetch(self, bundle, path):
+            assert path.stat().st_size == bundle.size
+
+    (tmp_path / ARCHIVE).write_bytes(zipped(data))
+    whole = files(data)
+    largest = max(whole, key=lambda name: len(whole[name]))
+    for name in whole.keys() - {largest}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(whole[name])
+    free = len(whole[largest])
+    assert free < (tmp_path / ARCHIVE).stat().st_size
+    monkeypatch.setattr("vesuvius.kaggle_download.KaggleClient", Client)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=free - 1))
+    with pytest.raises(ValueError, match="are needed"):
+        download(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=free))
+    download(tmp_path)
+    assert files(tmp_path) == whole
