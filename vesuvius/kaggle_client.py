@@ -6,6 +6,7 @@ The client is imported when a command needs it: it signs in, and may end the pro
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -223,10 +224,13 @@ def _signed_in() -> Any:
     for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # it would print headers, credentials included
         os.environ.pop(name, None)
     with of_one_line(Subject("Kaggle's log-in", "see whether the account is blocked", AGAIN)):
-        # Signing in on import hides why it fails, so what is printed then is dropped.
+        # Signing in on import hides why it fails.
         with contextlib.redirect_stdout(None):
             from kaggle import api
-        api.authenticate()
+        # Where it fails it prints a page on its own program.
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            api.authenticate()
+        print(said.getvalue())
     return api
 
 

@@ -51,20 +51,26 @@ def of_one_line(subject: Subject) -> Iterator[None]:
         ValueError: If the user can mend something else: credentials, what was sent.
         RuntimeError: If Kaggle or the network failed.
     """
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(_Notes()):
             yield
     # A border that everything must cross, for any message may hold a credential.
     except (Exception, SystemExit) as error:
         if _is_of_this_machine(error):
             raise error from None
-        failure = _failure(error, subject, said.getvalue().strip())
+        failure = _failure(error, subject)
         failure.add_note(redacted("".join(traceback.format_exception(error))))
         raise failure from None
-    for line in said.getvalue().splitlines():
-        if line.strip():
-            note(f"kaggle: {redacted(line.strip())}")
+
+
+class _Notes(io.StringIO):
+    """What the client prints, as notes without credentials."""
+
+    def write(self, text: str) -> int:
+        """Tell each line of a text."""
+        for line in filter(None, map(str.strip, text.splitlines())):
+            note(f"kaggle: {redacted(line)}")
+        return len(text)
 
 
 def _is_of_this_machine(error: BaseException) -> bool:
@@ -75,7 +81,7 @@ def _is_of_this_machine(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno is not None and not is_network
 
 
-def _failure(error: BaseException, subject: Subject, said: str) -> Exception:
+def _failure(error: BaseException, subject: Subject) -> Exception:
     """Return an error of one line for one of the client's."""
     from requests import RequestException
     from urllib3.exceptions import HTTPError
@@ -100,8 +106,7 @@ def _failure(error: BaseException, subject: Subject, said: str) -> Exception:
             f"network, and http_proxy and https_proxy if they are set, then {AGAIN}"
         )
     if text.startswith(("Upload unsuccessful", "Downloaded file size")):
-        reason = f" ({redacted(said.splitlines()[-1])})" if said else ""
-        return RuntimeError(f"{subject.name}: {text}{reason}; {AGAIN}")
+        return RuntimeError(f"{subject.name}: {text}; {AGAIN}")
     if isinstance(error, ValueError):
         return ValueError(f"{subject.name}: {text}")
     return RuntimeError(f"{subject.name}: {type(error).__name__}: {text}; {AGAIN}")
