@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vesuvius.offline import CSV, MARGIN, PLAN, Package, Plan, read_package
 from vesuvius.predict import predict
 from vesuvius.simulate import simulate
 from vesuvius.submission import check_submission, read_submission, submit
+from vesuvius.wheels import UNIVERSAL
 
 FOLDER = "dry-run"
 REPORT = "report.json"
@@ -85,8 +87,10 @@ class DryRun:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         package = read_package(build / "dataset")
-        wheels = [path.name.partition("-")[0] for path in (build / "dataset").glob("*.whl")]
-        environment = make_environment(folder / "python", HAS, without=wheels)
+        wheels = [path.name for path in (build / "dataset").glob("*.whl")]
+        _check_fit(wheels)
+        packed = [name.partition("-")[0] for name in wheels]
+        environment = make_environment(folder / "python", HAS, without=packed)
         _introduce(environment)
         tile = package.way.tile_size
         stand_ins = _simulated(folder / "fragments", STAND_INS, tile, num_layers)
@@ -124,6 +128,21 @@ class DryRun:
             + ("; there the kernel would leave out what does not fit" if is_over else "")
         )
         return {"hidden_mpx": self.hidden_mpx, "tiles": tiles, "hours": hours, "is_over": is_over}
+
+
+def _check_fit(wheels: Sequence[str]) -> None:
+    """Raise ValueError if a compiled wheel is for Kaggle's Python and not for this one."""
+    here = f"-cp{sys.version_info.major}{sys.version_info.minor}-"
+    unfit = [
+        name
+        for name in wheels
+        if not name.endswith(UNIVERSAL) and here not in name and "-abi3-" not in name
+    ]
+    if unfit:
+        raise ValueError(
+            f"{', '.join(unfit)} cannot be tried with Python {platform.python_version()}; try the "
+            f"package with Python {PYTHON_VERSION}"
+        )
 
 
 def _introduce(environment: CleanEnvironment) -> None:

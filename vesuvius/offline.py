@@ -60,6 +60,15 @@ class Way:
     batch_size: int = 8
     threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not 1 <= self.stride <= self.tile_size:
+            raise ValueError(
+                f"batch_size {self.batch_size}, stride {self.stride} and tile_size "
+                f"{self.tile_size} must be at least 1, and the stride at most the tile_size"
+            )
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold} is not above 0 and below 1")
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -140,7 +149,10 @@ def predict_all(package: Path, test: Path, out: Path, budget_s: float) -> None:
     tiles = list(num_tiles.values())
     plan = choose_plan(opened.way.tta, seconds_per_tile, tiles, num_devices, budget_s)
     estimate_s = estimate(plan, seconds_per_tile, tiles, num_devices)
-    note(f"{plan}: about {estimate_s / 3600:.2f} of the {budget_s / 3600:.2f} h that are left")
+    note(
+        f"{plan} on {num_devices} x {device}: about {estimate_s / 3600:.2f} of the "
+        f"{budget_s / 3600:.2f} h that are left"
+    )
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         predictions = {path: Path(folder) / path.name for path in num_tiles}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -29,6 +29,7 @@ KERNELS = Path(__file__).parents[1] / "kernels"
 KERNEL_METADATA = "kernel-metadata.json"
 DATASET_METADATA = "dataset-metadata.json"
 DATASET, KERNEL = "dataset", "kernel"  # folders of a package
+PARTIAL = ".package.partial"
 OF_A_PACKAGE = {DATASET, KERNEL, "dry-run", "pushed.json"}
 
 Flat = tyro.conf.arg(name="")
@@ -55,11 +56,19 @@ class Names:
 
     Args:
         owner: Your name on Kaggle; only a push needs the right one.
-        dataset: Name of the dataset.
+        dataset: Name of the dataset; by default repmode-ink, and repmode-wheels without runs.
     """
 
     owner: str = "owner"
-    dataset: str = "repmode-ink"
+    dataset: str | None = None
+
+    def of(self, kernel: Path) -> tuple[str, dict[str, Any]]:
+        """Return what Kaggle calls the dataset of a kernel, and the metadata of that kernel."""
+        metadata = read_json(kernel / KERNEL_METADATA)
+        (source,) = metadata["dataset_sources"]
+        dataset = f"{self.owner}/{self.dataset or source.partition('/')[2]}"
+        names = {"id": f"{self.owner}/{kernel.name}", "dataset_sources": [dataset]}
+        return dataset, metadata | names
 
 
 def package(
@@ -106,30 +115,53 @@ def package(
             f"{kernel} does not exist: the kernels are in the project's folder and not in its "
             "wheel; install that folder with `pip install -e .` and package from there"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder:
-        made = Path(folder)
-        _write_dataset(made / DATASET, models, task, way, names, wheelhouse)
-        _write_kernel(made / KERNEL, kernel, names)
+    with _replacing(out) as made:
+        dataset, metadata = names.of(kernel)
+        _write_dataset(made / DATASET, models, task, way, wheelhouse)
+        write_json(
+            made / DATASET / DATASET_METADATA,
+            {"id": dataset, "title": dataset.partition("/")[2], "licenses": [{"name": "other"}]},
+        )
+        (made / KERNEL).mkdir()
+        write_json(made / KERNEL / KERNEL_METADATA, metadata)
+        shutil.copyfile(kernel / metadata["code_file"], made / KERNEL / metadata["code_file"])
         check_holds_no_token(made)
-        for name in (DATASET, KERNEL):
-            if (out / name).exists():
-                shutil.rmtree(out / name)
-            (made / name).rename(out / name)
     size_mib = sum(path.stat().st_size for path in (out / DATASET).iterdir()) / 2**20
     note(f"{out}: {len(models)} models in a dataset of {size_mib:.1f} MiB, kernel {kernel.name}")
     trial.run(out, runs, models[0].num_layers if models else 0)
 
 
 def _check_out(out: Path) -> None:
-    """Raise ValueError if `out` holds anything but an earlier package."""
+    """Raise ValueError if `out` holds anything but an earlier package, finished or not."""
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    others = sorted(name for name in found - OF_A_PACKAGE if not name.startswith("."))
-    if others or (found and not (out / DATASET / PACKAGE).exists()):
+    others = {name for name in found - OF_A_PACKAGE if name != PARTIAL}
+    for name, proof in ((DATASET, PACKAGE), (KERNEL, KERNEL_METADATA)):
+        if name in found and not (out / name / proof).exists():
+            others.add(name)
+    if others:
         raise ValueError(
-            f"{out} holds other files ({', '.join(others or sorted(found))}) and no package; "
-            "choose another --out"
+            f"{out} holds other files ({', '.join(sorted(others))}) than a package has; choose "
+            "another --out"
         )
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """Yield a folder whose dataset and kernel take the place of those in `out` at the end.
+
+    Those that were there are moved away whole, so a package that was killed can be repeated.
+    """
+    partial = out / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for name in (DATASET, KERNEL):
+            if (out / name).exists():
+                (out / name).rename(partial / f"old-{name}")
+            (partial / name).rename(out / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_dataset(
@@ -137,10 +169,9 @@ def _write_dataset(
     models: Sequence[InkModel],
     task: str | None,
     way: Way,
-    names: Names,
     wheelhouse: Wheelhouse,
 ) -> None:
-    """Write the dataset, flat because Kaggle leaves folders out."""
+    """Write the dataset but for its metadata, flat because Kaggle leaves folders out."""
     folder.mkdir()
     packed = []
     for number, model in enumerate(models):
@@ -156,19 +187,3 @@ def _write_dataset(
     gather(wanted, folder, wheelhouse.python_version, wheelhouse.platform)
     hashes = [f"{file_hash(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
     (folder / SUMS).write_text("".join(hashes), encoding="utf-8")
-    metadata = {
-        "id": f"{names.owner}/{names.dataset}",
-        "title": names.dataset,
-        "licenses": [{"name": "other"}],
-    }
-    write_json(folder / DATASET_METADATA, metadata)
-
-
-def _write_kernel(folder: Path, kernel: Path, names: Names) -> None:
-    """Write a kernel that belongs to the owner and uses the dataset."""
-    metadata = read_json(kernel / KERNEL_METADATA)
-    folder.mkdir()
-    shutil.copyfile(kernel / metadata["code_file"], folder / metadata["code_file"])
-    metadata["id"] = f"{names.owner}/{kernel.name}"
-    metadata["dataset_sources"] = [f"{names.owner}/{names.dataset}"]
-    write_json(folder / KERNEL_METADATA, metadata)

@@ -14,7 +14,7 @@ import pytest
 from tests.vesuvius.conftest import tiny_recipe
 from vesuvius import dry_run
 from vesuvius.clean_environment import CleanEnvironment, make_environment
-from vesuvius.dry_run import DryRun
+from vesuvius.dry_run import DryRun, _check_fit
 from vesuvius.kaggle_image import HAS
 from vesuvius.offline import Package, Way
 from vesuvius.package import package
@@ -127,6 +127,12 @@ def test_a_kernel_that_fails_is_quoted(built, trained, simulated, monkeypatch):
         RuntimeError, match=r"ended with code 1, saying 'last words'; see .*log\.txt"
     ):
         DryRun(True, hidden_of(simulated)).run(built, [trained], NUM_LAYERS)
+
+
+def test_a_wheel_for_another_python_is_named():
+    _check_fit(["a-1-py3-none-any.whl", "b-1-cp311-abi3-manylinux_2_28_x86_64.whl"])
+    with pytest.raises(ValueError, match=r"c-1-cp27-.*try the package with Python 3\.12"):
+        _check_fit(["a-1-py3-none-any.whl", "c-1-cp27-cp27m-manylinux1_x86_64.whl"])
 
 
 def facts(seconds: float, num_devices: int = 1) -> dict:

@@ -18,7 +18,7 @@ from vesuvius.cli import main
 from vesuvius.dry_run import DryRun
 from vesuvius.inkmap import load_model
 from vesuvius.offline import Way, read_package
-from vesuvius.package import Names, package
+from vesuvius.package import DATASET, KERNEL, Names, package
 from vesuvius.recipes import RECIPES
 
 HEX = "0123456789abcdef" * 2
@@ -100,6 +100,7 @@ def test_without_a_run_the_kernel_is_the_one_that_trains(tmp_path):
     package((), out=tmp_path / "build")
     kernel = json.loads((tmp_path / "build" / "kernel" / "kernel-metadata.json").read_text())
     assert kernel["code_file"] == "ink_training.py"
+    assert kernel["dataset_sources"] == ["owner/repmode-wheels"]  # never in place of the models
     described = json.loads((tmp_path / "build" / "dataset" / "package.json").read_text())
     assert described["models"] == []
     assert list((tmp_path / "build" / "dataset").glob("repmode_vesuvius-*.whl"))
@@ -126,23 +127,34 @@ def test_a_run_that_holds_a_token_is_refused(run_with_a_key, tmp_path):
 
 
 def test_a_token_in_what_is_built_leaves_no_package(run, tmp_path, monkeypatch):
-    write_kernel = package_module._write_kernel
-
-    def leak(folder, *arguments):
-        write_kernel(folder, *arguments)
+    def leak(names, folder, *_):
         (folder / "notes.txt").write_text(f"Bearer {HEX}")
 
-    monkeypatch.setattr(package_module, "_write_kernel", leak)
-    with pytest.raises(ValueError, match=r"kernel/notes\.txt holds what looks like a token"):
+    monkeypatch.setattr(package_module, "gather", leak)
+    with pytest.raises(ValueError, match=r"dataset/notes\.txt holds what looks like a token"):
         package((run,), out=tmp_path / "build")
     assert list((tmp_path / "build").iterdir()) == []
 
 
+@pytest.mark.parametrize("at", [DATASET, KERNEL])
+def test_a_package_that_was_killed_is_made_again(built, run, tmp_path, monkeypatch, at):
+    out = tmp_path / "build"
+    shutil.copytree(built, out)
+    (out / ".package.partial").mkdir()
+    (out / at).rename(out / ".package.partial" / f"old-{at}")  # killed between the two renamings
+    package((run,), out=out)
+    assert {path.name for path in out.iterdir()} == {DATASET, KERNEL}
+    assert len(read_package(out / DATASET).models) == 1
+
+
 def test_other_files_are_not_replaced(run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds other files \(mine\.txt\) and no package; choose"):
+    with pytest.raises(ValueError, match=r"holds other files \(mine\.txt\) than a package has"):
         package((run,), out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "out" / "kernel").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds other files \(kernel\) than a package has"):
+        package((run,), out=tmp_path / "out")
 
 
 def test_the_kernels_are_in_the_folder_of_the_project(run, tmp_path, monkeypatch):
@@ -157,6 +169,8 @@ def test_the_kernels_are_in_the_folder_of_the_project(run, tmp_path, monkeypatch
         (["{run}", "{run}"], "is part of the ensemble already"),
         (["{run}", "--task", "fibres"], "no task 'fibres'"),
         (["missing"], "missing"),
+        (["{run}", "--threshold", "1.5"], "threshold 1.5 is not above 0 and below 1"),
+        (["{run}", "--stride", "200"], "the stride at most the tile_size"),
         (["{run}", "--fragment", "{fragment}"], "nothing is tried; add --dry-run"),
         (["--dry-run"], "a kernel that trains is not tried; package a run"),
         (["{run}", "--dry-run", "--hidden-mpx", "0"], "is no area"),
