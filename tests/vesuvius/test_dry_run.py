@@ -14,9 +14,9 @@ import pytest
 from tests.vesuvius.conftest import tiny_recipe
 from vesuvius import dry_run
 from vesuvius.clean_environment import CleanEnvironment, make_environment
-from vesuvius.dry_run import DryRun, _check_fit
+from vesuvius.dry_run import DryRun, _check_fit, _compare
 from vesuvius.kaggle_image import HAS
-from vesuvius.offline import Package, Way
+from vesuvius.offline import Package, Plan, Way, read_package
 from vesuvius.package import package
 from vesuvius.prepare import prepare
 from vesuvius.recipes import InkRecipe
@@ -81,6 +81,7 @@ def stub(monkeypatch, spoil=None, code: int = 0) -> None:
             spoil(root / "working" / "submission.csv")
         return 0
 
+    monkeypatch.setattr(dry_run, "STAND_INS", {"a": (1.5, 1.5)})
     monkeypatch.setattr(CleanEnvironment, "run", run)
     base = {name.lower().replace("_", "-"): "1" for name in HAS}
     monkeypatch.setattr(
@@ -98,26 +99,24 @@ def run_here(command: list[str]) -> None:
     assert run("vesuvius", "", COMMANDS, command[3:]) == 0
 
 
-def flip_a_pixel(csv: Path) -> None:
-    masks = {name: decode(text, SIZES[name]) for name, text in read_submission(csv).items()
-             if name in SIZES}  # fmt: skip
-    if masks:
-        masks["x"][0, 0] ^= True
-        write_submission(masks, csv)
-
-
-def test_a_mask_that_differs_in_a_pixel_is_found(built, trained, simulated, monkeypatch):
-    trial = DryRun(True, hidden_of(simulated))
+def test_a_mask_that_differs_in_a_pixel_is_found(built, trained, simulated, monkeypatch, capsys):
     stub(monkeypatch)
-    trial.run(built, [trained], NUM_LAYERS)
-    stub(monkeypatch, spoil=flip_a_pixel)
+    DryRun(True, hidden_of(simulated)).run(built, [trained], NUM_LAYERS)
+    assert "x, longer-name are those of `vesuvius predict`, bit for bit" in capsys.readouterr().err
+    csv = built / "dry-run" / "hidden" / "working" / "submission.csv"
+    masks = {name: decode(text, SIZES[name]) for name, text in read_submission(csv).items()}
+    masks["x"][0, 0] ^= True
+    write_submission(masks, csv)
+    hidden = {name: simulated[name] for name in SIZES}
     with pytest.raises(RuntimeError, match=r"masks of x differ from those of `vesuvius predict`"):
-        trial.run(built, [trained], NUM_LAYERS)
+        _compare(
+            built / "dry-run", read_package(built / "dataset"), [trained], hidden, Plan(1, False)
+        )
 
 
 def test_a_csv_that_kaggle_would_refuse_is_refused(built, trained, simulated, monkeypatch):
-    stub(monkeypatch, spoil=lambda csv: csv.write_text("Id,Predicted\na,1 1\n"))
-    with pytest.raises(ValueError, match=r"submission\.csv lacks \['b'\]"):
+    stub(monkeypatch, spoil=lambda csv: csv.write_text("Id,Predicted\nb,1 1\n"))
+    with pytest.raises(ValueError, match=r"submission\.csv lacks \['a'\] and add \['b'\]"):
         DryRun(True, hidden_of(simulated)).run(built, [trained], NUM_LAYERS)
 
 

@@ -162,7 +162,7 @@ def test_where_the_time_is_short_no_prediction_is_begun(packed, hidden, tmp_path
 def test_a_measure_is_about_a_tile(packed, monkeypatch):
     monkeypatch.setattr(offline, "MEASURED_S", 0.05)
     model = load_model(packed / "model-0.safetensors")
-    small = measure(model, Way(tile_size=32, batch_size=2), torch.device("cpu"))
+    small = measure(model, Way(tile_size=32, stride=32, batch_size=2), torch.device("cpu"))
     large = measure(model, Way(tile_size=256, batch_size=2), torch.device("cpu"))
     assert 0 < small < large
 
