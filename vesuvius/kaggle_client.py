@@ -117,8 +117,8 @@ class KaggleClient:
             return False
         return True
 
-    def push_dataset(self, dataset: str, folder: Path, notes: str) -> None:
-        """Upload the files of a folder as a new dataset, or as a new version of one.
+    def create_dataset(self, dataset: str, folder: Path) -> None:
+        """Upload the files of a folder as a new dataset that no other account sees.
 
         The upload of a file that was killed goes on where it stopped, for six days. Folders become
         zips, which Kaggle unpacks.
@@ -126,19 +126,26 @@ class KaggleClient:
         Args:
             dataset: Its id, which its `dataset-metadata.json` gives too.
             folder: Its files and `dataset-metadata.json`.
-            notes: What is said of a new version.
         """
-        is_new = not self.has_dataset(dataset)
         subject = self._owned("dataset", dataset)
-        how = {"quiet": not sys.stderr.isatty(), "dir_mode": "zip"}
         with of_one_line(subject):
-            if is_new:
-                answer = self._api.dataset_create_new(str(folder), **how)
-            else:
-                answer = self._api.dataset_create_version(str(folder), notes, **how)
-        if answer.error or (answer.status or "ok").lower() != "ok":
-            raise RuntimeError(f"{subject.name}: Kaggle took the files but not the dataset: "
-                               f"{answer.error or answer.status}")  # fmt: skip
+            answer = self._api.dataset_create_new(str(folder), quiet=_is_quiet(), dir_mode="zip")
+        _check_taken(answer, subject)
+
+    def update_dataset(self, dataset: str, folder: Path, notes: str) -> None:
+        """Upload the files of a folder as a new version of a dataset, as `create_dataset` does.
+
+        Args:
+            dataset: As there.
+            folder: As there.
+            notes: What is said of the version.
+        """
+        subject = self._owned("dataset", dataset)
+        with of_one_line(subject):
+            answer = self._api.dataset_create_version(
+                str(folder), notes, quiet=_is_quiet(), dir_mode="zip"
+            )
+        _check_taken(answer, subject)
 
     def push_kernel(self, kernel: str, folder: Path) -> KernelVersion:
         """Save the kernel of a folder as a new version, which Kaggle then runs.
@@ -194,7 +201,7 @@ class KaggleClient:
         """Submit a file of this machine and return Kaggle's number of it."""
         with of_one_line(_competition(competition)):
             answer = self._api.competition_submit(
-                str(path), description, competition, quiet=not sys.stderr.isatty()
+                str(path), description, competition, quiet=_is_quiet()
             )
         return _accepted(answer)
 
@@ -242,6 +249,20 @@ def _competition(slug: str) -> Subject:
         f"accept its rules at {page}/rules and run the same command again",
         f"check the name against its page, {page}",
     )
+
+
+def _is_quiet() -> bool:
+    """Tell whether the client shall draw no progress bars, for they would go into a file."""
+    return not sys.stderr.isatty()
+
+
+def _check_taken(answer: Any, subject: Subject) -> None:
+    """Raise RuntimeError where Kaggle's answer to a dataset holds an error, if with success."""
+    if answer.error or (answer.status or "ok").lower() != "ok":
+        raise RuntimeError(
+            f"{subject.name}: Kaggle took the files but not the dataset: "
+            f"{answer.error or answer.status}"
+        )
 
 
 def _accepted(answer: Any) -> int:

@@ -57,25 +57,37 @@ def _push_dataset(client: KaggleClient, build: Build) -> None:
     if build.pushed.dataset_sha256 == sha256:
         note(f"dataset {build.dataset} has not changed since it was pushed; not pushed again")
         return
+    is_new = not client.has_dataset(build.dataset)
+    if not is_new:
+        _settled(client, build)  # Kaggle takes no version while it unpacks the first one
     paths = build.dataset_folder.rglob("*")
     files = [path for path in paths if path.is_file() and path.name != DATASET_METADATA]
     size_mib = sum(path.stat().st_size for path in files) / 2**20
     note(f"dataset {build.dataset}: uploading {len(files)} files, {size_mib:.1f} MiB")
-    client.push_dataset(build.dataset, build.dataset_folder, notes=f"sha256 {sha256}")
+    if is_new:
+        client.create_dataset(build.dataset, build.dataset_folder)
+    else:
+        client.update_dataset(build.dataset, build.dataset_folder, notes=f"sha256 {sha256}")
     build.record(Pushed(dataset_sha256=sha256))
 
 
 def _wait_until_ready(client: KaggleClient, build: Build) -> None:
     """Wait until kernels can use the dataset, for a kernel that starts earlier lacks it."""
+    state = _settled(client, build)
+    if state != READY:
+        build.record(Pushed())  # so that the next push uploads it anew
+        raise RuntimeError(
+            f"dataset {build.dataset}: Kaggle could not make it of the files ({state}); see "
+            f"https://www.kaggle.com/datasets/{build.dataset}, then push again"
+        )
+    note(f"dataset {build.dataset}: ready")
+
+
+def _settled(client: KaggleClient, build: Build) -> str:
+    """Return the state of the dataset once Kaggle is no longer at work on it."""
     deadline_s = time.monotonic() + PATIENCE_S
     pause_s, told = 1.0, ""
-    while (state := client.dataset_status(build.dataset)) != READY:
-        if state in BROKEN:
-            build.record(Pushed())  # so that the next push uploads it anew
-            raise RuntimeError(
-                f"dataset {build.dataset}: Kaggle could not make it of the files ({state}); see "
-                f"https://www.kaggle.com/datasets/{build.dataset}, then push again"
-            )
+    while (state := client.dataset_status(build.dataset)) not in (READY, *BROKEN):
         if time.monotonic() > deadline_s:
             raise RuntimeError(
                 f"dataset {build.dataset} is {state} for {PATIENCE_S / 60:.0f} minutes; run the "
@@ -86,7 +98,7 @@ def _wait_until_ready(client: KaggleClient, build: Build) -> None:
             told = state
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-    note(f"dataset {build.dataset}: ready")
+    return state
 
 
 def _push_kernel(client: KaggleClient, build: Build) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from core.files import write_json
 from tests.vesuvius.kaggle_program import DATASET, KERNEL, KERNEL_CODE
-from tests.vesuvius.kaggle_service import KEY
+from tests.vesuvius.kaggle_service import KEY, Dataset
 
 
 def test_the_kernel_follows_once_the_dataset_is_ready(program, kaggle_build):
@@ -60,6 +60,23 @@ def test_a_dataset_that_fails_stops_the_kernel_and_is_pushed_anew(program, kaggl
     program.run("push", "build")
     assert len(program.kaggle.datasets[DATASET].versions) == 2
     assert len(program.kaggle.kernels[KERNEL]) == 1
+
+
+def test_a_version_waits_until_kaggle_has_unpacked_the_first_one(program, kaggle_build):
+    first = Dataset([{}], ["BLOBS_RECEIVED", "BLOBS_RECEIVED", "READY"])
+    program.kaggle.datasets[DATASET] = first
+    assert "blobs_received, waiting" in program.run("push", "build")
+    asked = [method for method, _ in program.kaggle.calls]
+    assert asked.index("StartBlobUpload") == 3  # after three times of GetDatasetStatus
+    assert len(first.versions) == 2
+
+
+def test_a_dataset_that_kaggle_takes_with_an_error_is_an_error(program, kaggle_build):
+    answer = json.dumps({"status": "error", "error": "The title is in use"})
+    program.kaggle.refusals["CreateDataset"] = (200, answer)
+    said = program.run("push", "build", code=1)
+    assert f"dataset {DATASET}: Kaggle took the files but not the dataset: The title" in said
+    assert program.kaggle.kernels == {}
 
 
 def test_a_killed_upload_goes_on_where_it_stopped(program, kaggle_build):
