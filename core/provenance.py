@@ -9,12 +9,12 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from core.terminal import DISTRIBUTION
+
+if TYPE_CHECKING:
+    import torch
 
 
 def collect(device: torch.device | str | None = None, **facts: Any) -> dict[str, Any]:
@@ -28,6 +28,9 @@ def collect(device: torch.device | str | None = None, **facts: Any) -> dict[str,
         project_version and git_commit (either may be None), python, torch, numpy, device (may be
         None), time_utc (ISO 8601), argv, and then the facts.
     """
+    import numpy as np
+    import torch
+
     return {
         "project_version": _project_version(),
         "git_commit": _git_commit(Path(__file__).parents[1]),
@@ -72,6 +75,8 @@ def _git_commit(checkout: Path) -> str | None:
 
 def _describe(device: torch.device) -> str:
     """Return a device with the name of its GPU or processor: "cpu (x86_64)"."""
+    import torch
+
     is_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_gpu else platform.processor()
     return f"{device} ({name or platform.machine()})"

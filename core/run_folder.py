@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.config import flat
 from core.files import atomic_path, write_json
 from core.provenance import collect
 from core.terminal import note, progress
@@ -54,7 +55,7 @@ class RunFolder:
 
     def check_unchanged(self, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         """Raise ValueError with the first settings that differ from the checkpoint's."""
-        old, new = _flat(saved), _flat(given)
+        old, new = flat(saved), flat(given)
         changes = [
             f"{key} was {old.get(key, 'not set')!r}, now {new.get(key, 'not set')!r}"
             for key in dict.fromkeys([*old, *new])
@@ -187,14 +188,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by their dotted names."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves

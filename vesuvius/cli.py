@@ -22,6 +22,12 @@ Or step by step, with your own fragments or simulated ones:
   9. vesuvius export runs/small --out ink.onnx                 the model without this program
  10. vesuvius figure experts runs/small --out experts.png      which of its experts the model uses
 
+For Kaggle, where code runs offline on hidden fragments (docs/kaggle.md):
+
+  vesuvius kaggle download                                     the competition's data
+  vesuvius package runs/small --out build --dry-run            what to upload, tried here first
+  vesuvius kaggle push build                                   the upload, and the score
+
 Is it any good? Can volumes without labels help?
 
   vesuvius control runs/small --data prepared --out control    false labels: is ink invented?
@@ -58,6 +64,12 @@ COMMANDS = {
         "write a model as an ONNX file or torch archive that runs alone", "vesuvius.export:export"
     ),
     "submit": Command("turn ink maps into a submission", "vesuvius.submission:submit"),
+    "package": Command(
+        "pack runs as a Kaggle dataset and kernel, and try it offline", "vesuvius.package:package"
+    ),
+    "kaggle": Command(
+        "download the data, push, submit, see scores", "vesuvius.kaggle_commands:KAGGLE"
+    ),
     "demo": Command("run every step on simulated papyrus and score it", "vesuvius.demo:demo"),
 }
 

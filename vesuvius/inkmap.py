@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.checkpoint import WEIGHTS, load, load_weights
-from core.config import from_dict
+from core.checkpoint import WEIGHTS, load, load_weights, save
+from core.config import from_dict, to_dict
+from core.deploy import specialize
 from core.inference import Predict, Read
 from core.provenance import file_hash
 from core.terminal import note
@@ -19,10 +20,10 @@ from core.uncertainty import Member, predictor
 from core.unet3d import TaskConditioned
 from vesuvius.folds import Piece
 from vesuvius.fragment import VolumeReader
-from vesuvius.networks.registry import MODELS, build_network
+from vesuvius.networks.registry import MODELS, build_network, model_name
 from vesuvius.orientation import Order, order_of
 from vesuvius.prepared import PreparedVolume
-from vesuvius.recipes import InkRecipe, WindowConfig
+from vesuvius.recipes import InkRecipe, WindowConfig, nearest
 from vesuvius.statistics import VolumeStatistics, intensity_scale, z_window
 from vesuvius.tasks import Tasks
 from vesuvius.voxel_size import VoxelSize, common_size
@@ -92,6 +93,7 @@ class InkModel:
         threshold: Probability from which a pixel is ink, fitted on the validation pieces.
         sha256: Hash of the checkpoint file.
         tasks: What it learned.
+        score: F0.5 on the validation pieces.
     """
 
     network: TaskConditioned
@@ -101,6 +103,17 @@ class InkModel:
     sha256: str
     windows: dict[str, dict[str, Any]]
     tasks: Tasks
+    score: float
+
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the model: its checkpoint, recipe and score, JSON values."""
+        recipe, changes = nearest(self.recipe)
+        return {
+            "checkpoint_sha256": self.sha256,
+            "recipe": recipe,
+            "changes": changes,
+            "cv_score": self.score,
+        }
 
     def saw_reversed(self, name: str) -> bool:
         """Tell whether training read a fragment of that name from the last layer to the first."""
@@ -140,17 +153,49 @@ def load_model(run: Path) -> InkModel:
         )
     recipe = from_dict(InkRecipe, description["recipe"], where=str(path))
     network = build_network(recipe.network, recipe.window.num_layers, len(description["tasks"]))
+    if description.get("is_plain"):
+        network = _plain(network, (0,))
     load_weights(network, tensors, path)
-    threshold = meta["validation"]["meta"]["threshold"]
+    validation = meta["validation"]
     return InkModel(
         network,
         recipe,
         description["num_layers"],
-        threshold,
+        validation["meta"]["threshold"],
         file_hash(path),
         description["windows"],
         Tasks(tuple(description["tasks"]), recipe.tasks),
+        validation["score"],
     )
+
+
+def save_plain(model: InkModel, task: str, path: Path) -> None:
+    """Write the plain network that a model is for one task as a checkpoint `load_model` reads.
+
+    It predicts the same to the last bit and is a fraction of the size, but has no experts left to
+    draw Monte Carlo samples from.
+
+    Args:
+        model: A trained model.
+        task: Name of the task, or "unknown" for the mean gate.
+        path: File to write; an existing one is replaced.
+    """
+    description = {
+        "model": model_name(model.recipe.network),
+        "recipe": to_dict(model.recipe),
+        "tasks": [task],
+        "num_layers": model.num_layers,
+        "windows": model.windows,
+        "is_plain": True,
+    }
+    validation = {"score": model.score, "meta": {"threshold": model.threshold}}
+    weights = _plain(model.network, model.tasks.gates(task)).state_dict()
+    save(path, WEIGHTS, weights, {"description": description, "validation": validation})
+
+
+def _plain(network: TaskConditioned, gates: tuple[int, ...]) -> TaskConditioned:
+    """Return a network without experts: the one that a network is for the mean of some gates."""
+    return TaskConditioned(specialize(network, gates), 1)
 
 
 def seen_window(window: Window, volume: PreparedVolume) -> dict[str, Any]:

@@ -222,6 +222,7 @@ class _Job:
             voxel_size_um=fragment.voxel_size_um,
             resampled_from_um=fragment.resampled_from_um,
             threshold=ensemble.threshold,
+            models=[model.facts() for model in ensemble.models],
             window=asdict(self._window),
             intensity=ensemble.models[0].recipe.window.intensity,
             layer_order="reversed" if self._is_reversed else "as stored",

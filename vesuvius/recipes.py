@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from core.config import flat, to_dict
 from core.losses import LossWeights, MapLoss
 from core.training import TrainingConfig
 from vesuvius.augment import SEED_AUGMENTATION, AugmentConfig
@@ -299,3 +301,21 @@ RECIPES: dict[str, Callable[[], InkRecipe]] = {
     "stack-2d": stack_2d,
     "repmode-segformer": repmode_segformer,
 }
+
+
+def nearest(recipe: InkRecipe) -> tuple[str, dict[str, Any]]:
+    """Return the name of the recipe that one was made of, and the options that differ from it.
+
+    That is the one from which the fewest options differ.
+    """
+    found = flat(to_dict(recipe))
+    changes = {}
+    for name, make in RECIPES.items():
+        known = flat(to_dict(make()))
+        changes[name] = {
+            key: found.get(key)
+            for key in dict.fromkeys([*known, *found])
+            if key not in found or key not in known or found[key] != known[key]
+        }
+    name = min(changes, key=lambda name: len(changes[name]))
+    return name, changes[name]

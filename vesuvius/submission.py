@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from core.config import from_dict
 from core.files import atomic_path, read_json
 from core.metrics import NUM_BINS
+from core.provenance import collect
 from core.terminal import note
-from vesuvius import rle
+from vesuvius import ledger, rle
+from vesuvius.ledger import Model, Row
 from vesuvius.tasks import check_is_ink
 from vesuvius.threshold import FLAT
 
@@ -28,62 +33,96 @@ BAND_ROWS = 256
 PARTS = {"prob.tif", "provenance.json", "moments.tif", ".journal"}  # of a prediction
 
 
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """A finished prediction.
+
+    Attributes:
+        folder: Where it is.
+        provenance: What it says about itself.
+        threshold: Probability from which a pixel is ink, above 0 and below 1.
+    """
+
+    folder: Path
+    provenance: dict[str, Any]
+    threshold: float
+
+    @property
+    def name(self) -> str:
+        """Id of the fragment."""
+        return self.provenance["name"]
+
+    @property
+    def num_averaged(self) -> int:
+        """How many predictions it is the mean of."""
+        return self.provenance.get("num_predictions", 1)
+
+
 def submit(
     predictions: tuple[Path, ...],
     /,
-    out: Path,
+    out: Path | None = None,
+    name: str | None = None,
     threshold: float | None = None,
     sample: Path | None = None,
 ) -> None:
     """Write a Kaggle submission from prediction folders.
 
+    It is kept as submissions/<date>_<name>/submission.csv, with a manifest that says what it was
+    made of, and gets a row of submissions/LEDGER.md. With --out it is that CSV file and no more.
+
     Args:
         predictions: Folders written by `vesuvius predict`, one per fragment.
-        out: The CSV file to write.
+        out: The CSV file to write, beside the ledger.
+        name: What the ledger calls it; by default as its recipe.
         threshold: Probability, between 0 and 1, from which a pixel counts as ink. By default each
             prediction uses its model's own, fitted on single predictions of the validation pieces.
         sample: The competition's sample_submission.csv; the ids must be the same.
 
     Raises:
         FileNotFoundError: A prediction folder is missing or unfinished.
-        ValueError: `out` is a file other than a submission, two predictions share a name, a
-            threshold is not between 0 and 1, a probability is NaN, or the ids are not those of the
-            sample.
+        ValueError: `out` is a file other than a submission, or given together with `name`, which
+            is taken by another submission; two predictions share a name, a threshold is not
+            between 0 and 1, a probability is NaN, or the ids are not those of the sample.
     """
-    if not predictions:
-        raise ValueError("no prediction folder given; pass what `vesuvius predict --out` wrote")
-    folders: dict[str, Path] = {}
-    thresholds: dict[str, float] = {}
-    means = []
-    for folder in predictions:
-        name, own_threshold, num_predictions = _read_provenance(folder)
-        if name in folders:
-            raise ValueError(
-                f"{folders[name]} and {folder} both predict {name!r}; a submission has one row "
-                "for each name, so leave one out"
-            )
-        folders[name] = folder
-        thresholds[name] = _checked_threshold(
-            own_threshold if threshold is None else threshold, folder
+    found = _open_all(predictions, threshold)
+    if out is None:
+        models = _models(found)  # refuses before the work
+    elif name is not None:
+        raise ValueError(
+            f"out {out} is a CSV alone and name {name!r} is for the ledger; give one of them"
         )
-        if num_predictions > 1 and threshold is None:
-            means.append(name)
-    _check_replaceable(out)
+    else:
+        _check_replaceable(out)
     if sample is not None:
-        _check_ids(set(folders), sample)
-    if means:
-        note(
-            f"{', '.join(means)}: mean of several predictions, but the threshold was fitted on "
-            "single predictions of the held-out pieces; --threshold overrides it"
+        _check_ids({prediction.name for prediction in found}, sample)
+    _note_means(found, threshold)
+    masks = {prediction.name: _mask(prediction) for prediction in found}
+    if out is None:
+        folder = ledger.record(
+            name or models[0].recipe,
+            lambda path: write_submission(masks, path),
+            collect()["git_commit"],
+            models,
+            tuple(_row(prediction, masks[prediction.name]) for prediction in found),
         )
-    rows = {name: ink_mask(folders[name] / "prob.tif", thresholds[name]) for name in folders}
-    for name, folder in folders.items():
-        if is_flat(folder / "prob.tif"):
-            note(f"{name}: {FLAT}")
-    for name, mask_YX in rows.items():
-        note(f"{name}: threshold {thresholds[name]:.3g}, ink on {mask_YX.mean():.2%} of the pixels")
-    write_submission(rows, out)
-    note(f"{out}: {len(rows)} rows, read back and found equal")
+        out = folder / ledger.CSV
+    else:
+        write_submission(masks, out)
+    note(f"{out}: {len(masks)} rows, read back and found equal")
+
+
+def _mask(prediction: _Prediction) -> NDArray[np.bool_]:
+    """Return the ink mask of a prediction, and say what it is like."""
+    path = prediction.folder / "prob.tif"
+    mask_YX = ink_mask(path, prediction.threshold)
+    if is_flat(path):
+        note(f"{prediction.name}: {FLAT}")
+    note(
+        f"{prediction.name}: threshold {prediction.threshold:.3g}, ink on {mask_YX.mean():.2%} of "
+        "the pixels"
+    )
+    return mask_YX
 
 
 def ink_mask(prob_path: Path, threshold: float) -> NDArray[np.bool_]:
@@ -190,6 +229,86 @@ def read_submission(path: Path) -> dict[str, str]:
     return texts
 
 
+def check_submission(path: Path, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise ValueError unless Kaggle would take a submission.
+
+    Args:
+        path: The CSV file.
+        shapes: Height and width of each fragment by id.
+    """
+    texts = read_submission(path)
+    _refuse_other_ids(set(texts), set(shapes), f"{path} lacks")
+    if list(texts) != sorted(texts):
+        raise ValueError(f"{path} has its rows in another order than that of the ids; sort them")
+    for name, text in texts.items():
+        if not text.strip():
+            raise ValueError(
+                f"{path}: the row of {name!r} is empty, which graders reject; one without ink is "
+                f"{EMPTY_ROW!r}"
+            )
+        try:
+            rle.decode(text, shapes[name])
+        except ValueError as error:
+            raise ValueError(f"{path}: the row of {name!r} is no mask: {error}") from error
+
+
+def _open_all(predictions: tuple[Path, ...], threshold: float | None) -> list[_Prediction]:
+    """Return the predictions, each of another fragment."""
+    if not predictions:
+        raise ValueError("no prediction folder given; pass what `vesuvius predict --out` wrote")
+    found: dict[str, _Prediction] = {}
+    for folder in predictions:
+        provenance = _read_provenance(folder)
+        own = provenance["threshold"] if threshold is None else threshold
+        prediction = _Prediction(folder, provenance, _checked_threshold(own, folder))
+        if other := found.get(prediction.name):
+            raise ValueError(
+                f"{other.folder} and {folder} both predict {prediction.name!r}; a submission has "
+                "one row for each name, so leave one out"
+            )
+        found[prediction.name] = prediction
+    return list(found.values())
+
+
+def _models(predictions: list[_Prediction]) -> tuple[Model, ...]:
+    """Return the models of predictions, each once."""
+    models: dict[str, Model] = {}
+    for prediction in predictions:
+        path = prediction.folder / "provenance.json"
+        if "models" not in prediction.provenance:
+            raise ValueError(
+                f"{path} does not name its models, so the ledger cannot; predict again, or give "
+                "--out for a CSV alone"
+            )
+        for facts in prediction.provenance["models"]:
+            model = from_dict(Model, facts, where=f"{path}: models")
+            models[model.checkpoint_sha256] = model
+    return tuple(models.values())
+
+
+def _row(prediction: _Prediction, mask_YX: NDArray[np.bool_]) -> Row:
+    """Return what the ledger keeps of a prediction."""
+    height, width = mask_YX.shape
+    return Row(
+        prediction.name,
+        height,
+        width,
+        prediction.threshold,
+        float(mask_YX.mean()),
+        prediction.provenance.get("settings", {}),
+    )
+
+
+def _note_means(predictions: list[_Prediction], threshold: float | None) -> None:
+    """Say so if a mean of predictions gets the threshold of single ones."""
+    means = [prediction.name for prediction in predictions if prediction.num_averaged > 1]
+    if means and threshold is None:
+        note(
+            f"{', '.join(means)}: mean of several predictions, but the threshold was fitted on "
+            "single predictions of the held-out pieces; --threshold overrides it"
+        )
+
+
 def _check_replaceable(out: Path) -> None:
     """Raise ValueError if `out` is there and is no submission, which alone may be replaced."""
     if not out.is_file():
@@ -204,12 +323,16 @@ def _check_replaceable(out: Path) -> None:
 
 def _check_ids(names: set[str], sample: Path) -> None:
     """Raise ValueError unless the ids are those of the sample submission."""
-    wanted = set(read_submission(sample))
-    missing, extra = sorted(wanted - names), sorted(names - wanted)
+    _refuse_other_ids(names, set(read_submission(sample)), f"against {sample} the predictions lack")
+
+
+def _refuse_other_ids(found: set[str], wanted: set[str], lacks: str) -> None:
+    """Raise ValueError, which begins with `lacks`, unless the ids found are those wanted."""
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
     if missing or extra:
         raise ValueError(
-            f"the predictions lack {missing or 'nothing'} and add {extra or 'nothing'} against "
-            f"{sample}; predict the missing ones, leave out the others"
+            f"{lacks} {missing or 'nothing'} and add {extra or 'nothing'}; predict the missing "
+            "ones, leave out the others"
         )
 
 
@@ -227,8 +350,8 @@ def _compare(name: str, text: str, mask_YX: NDArray[np.bool_]) -> None:
         raise RuntimeError(f"row {name!r} reads back as another mask; nothing was written")
 
 
-def _read_provenance(folder: Path) -> tuple[str, float | None, int]:
-    """Return the fragment's name, the model's own threshold and how many predictions it is of."""
+def _read_provenance(folder: Path) -> dict[str, Any]:
+    """Return what a finished prediction says about itself, name and threshold at least."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     missing = [name for name in ("prob.tif", "provenance.json") if name not in names]
     if missing:
@@ -247,7 +370,7 @@ def _read_provenance(folder: Path) -> tuple[str, float | None, int]:
     if not isinstance(provenance, dict) or not {"name", "threshold"} <= provenance.keys():
         raise ValueError(f"{path} lacks name and threshold; predict writes both, run it again")
     check_is_ink(folder, provenance)
-    return provenance["name"], provenance["threshold"], provenance.get("num_predictions", 1)
+    return provenance
 
 
 def _checked_threshold(threshold: float | None, folder: Path) -> float:

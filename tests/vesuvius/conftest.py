@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.vesuvius.kaggle_program import Launcher, Program, launcher, write_build
+from tests.vesuvius.kaggle_service import KEY, USER, Kaggle, serving
 from vesuvius.prepare import prepare
 from vesuvius.recipes import InkRecipe, small
 from vesuvius.train import train
@@ -74,3 +78,34 @@ def run(prepared, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train(prepared, out, tiny_recipe())
     return out
+
+
+@pytest.fixture(scope="session")
+def kaggle_launcher() -> Iterator[Launcher]:
+    """The process that commands of `vesuvius kaggle` are forked from."""
+    with launcher() as process:
+        yield process
+
+
+@pytest.fixture
+def program(tmp_path, kaggle_launcher) -> Iterator[Program]:
+    """The program beside a stand-in for Kaggle, with an account; its key must stay where it is."""
+    credentials = tmp_path / ".kaggle" / "kaggle.json"
+    credentials.parent.mkdir()
+    credentials.write_text(json.dumps({"username": USER, "key": KEY}))
+    credentials.chmod(0o600)
+    kaggle = Kaggle()
+    with serving(kaggle) as address:
+        yield Program(kaggle, address, tmp_path, kaggle_launcher)
+    assert "CONNECT" not in [method for method, _ in kaggle.calls]
+    leaks = [
+        path for path in tmp_path.rglob("*")
+        if path.is_file() and path != credentials and KEY.encode() in path.read_bytes()
+    ]  # fmt: skip
+    assert leaks == []
+
+
+@pytest.fixture
+def kaggle_build(program) -> Path:
+    """A folder as `vesuvius package` writes it, of the model that `test_ledger` keeps."""
+    return write_build(program.home / "build", "ab" * 32)

@@ -13,11 +13,12 @@ import tifffile
 import torch
 
 from core.checkpoint import TRAINING_STATE, WEIGHTS, load, save
+from core.deploy import specialize
 from core.training import _train_epoch
 from tests.vesuvius.conftest import tiny_recipe
 from tests.vesuvius.test_held_out import scored_as_validated
 from vesuvius.ensemble import EnsembleConfig, load_ensemble
-from vesuvius.inkmap import load_model
+from vesuvius.inkmap import load_model, save_plain
 from vesuvius.networks.i3d import I3DConfig
 from vesuvius.networks.registry import model_name
 from vesuvius.networks.repmode import RepModeConfig
@@ -100,6 +101,22 @@ def test_a_run_of_every_network_is_scored_and_predicts(
     if name in ("i3d", "stack-2d"):
         with pytest.raises(ValueError, match=r"run has no mixtures of experts.* --tta or --ens"):
             load_ensemble(run, EnsembleConfig(mc_samples=2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_plain_file_of_every_network_is_that_network_to_the_last_bit(name, trained, tmp_path):
+    model, path = load_model(trained(name)), tmp_path / "plain.safetensors"
+    save_plain(model, "ink", path)
+    plain = load_model(path)
+    x = torch.randn(2, 1, 8, 64, 64, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        expected = specialize(model.network, model.tasks.gates("ink"))(x)
+        found = specialize(plain.network, plain.tasks.gates(plain.tasks.choose(None)))(x)
+    assert torch.equal(found, expected)
+    assert plain.facts() == model.facts() | {"checkpoint_sha256": plain.sha256}
+    assert (plain.threshold, plain.windows) == (model.threshold, model.windows)
+    with pytest.raises(ValueError, match="has no mixtures of experts"):
+        load_ensemble(path, EnsembleConfig(mc_samples=2))
 
 
 def test_every_network_is_predicted_with():

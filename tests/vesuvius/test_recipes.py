@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
 
-from core.config import from_dict, to_dict
+from core.config import flat, from_dict, to_dict
 from vesuvius.networks.registry import build_network
-from vesuvius.recipes import NO_AUGMENTATION, RECIPES, InkRecipe
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one, with names joined by dots."""
-    found = {}
-    for name, value in values.items():
-        nested = isinstance(value, dict)
-        found |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return found
+from vesuvius.recipes import NO_AUGMENTATION, RECIPES, InkRecipe, nearest
 
 
 def differences(first: str, second: str) -> set[str]:
@@ -69,3 +60,14 @@ def test_every_recipe_is_complete_and_its_network_is_built(name):
     assert sum(parameter.numel() for parameter in network.parameters()) > 10_000
     assert recipe.sampling.patch_size % recipe.network.multiple == 0
     assert recipe.validation.tile_size % recipe.network.multiple == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_nearest_to_itself_and_its_changes_are_named(name):
+    recipe = RECIPES[name]()
+    assert nearest(recipe) == (name, {})
+    training = replace(recipe.training, epochs=recipe.training.epochs + 1, seed=5)
+    assert nearest(replace(recipe, training=training)) == (
+        name,
+        {"training.epochs": training.epochs, "training.seed": 5},
+    )

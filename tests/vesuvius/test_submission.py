@@ -9,7 +9,16 @@ import pytest
 import tifffile
 
 from vesuvius import rle, submission
-from vesuvius.submission import ink_mask, read_submission, submit, write_submission
+from vesuvius.ledger import Model, read_manifest
+from vesuvius.submission import (
+    check_submission,
+    ink_mask,
+    read_submission,
+    submit,
+    write_submission,
+)
+
+FACTS = {"checkpoint_sha256": "ab" * 32, "recipe": "small", "changes": {}, "cv_score": 0.5}
 
 
 @pytest.fixture
@@ -27,7 +36,13 @@ def write_prediction(
 ) -> Path:
     folder.mkdir()
     tifffile.imwrite(folder / "prob.tif", prob)
-    provenance = {"name": name, "threshold": threshold, "num_predictions": num_predictions}
+    provenance = {
+        "name": name,
+        "threshold": threshold,
+        "num_predictions": num_predictions,
+        "models": [FACTS],
+        "settings": {"stride": 64},
+    }
     (folder / "provenance.json").write_text(json.dumps(provenance))
     return folder
 
@@ -206,3 +221,96 @@ def test_a_flat_map_is_called_flat(tmp_path, capsys):
     flat[599] = 0.71
     submit((write_prediction(tmp_path / "q", flat, "a"),), out=tmp_path / "s.csv")
     assert "map is flat" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Path:
+    """The folder of submissions of an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "submissions"
+
+
+def test_without_out_a_submission_is_kept_and_says_what_it_was_made_of(tmp_path, kept):
+    prob = noise()
+    folder = write_prediction(tmp_path / "p", prob, "a", 0.25)
+    submit((folder,))
+    (submitted,) = kept.glob("*_small")
+    assert read_submission(submitted / "submission.csv") == {"a": rle.encode(prob >= 0.25)}
+    manifest = read_manifest(submitted)
+    assert manifest.models == (Model(**FACTS),)
+    (row,) = manifest.rows
+    assert (row.name, row.height, row.width, row.threshold) == ("a", 300, 20, 0.25)
+    assert row.ink_share == pytest.approx((prob >= 0.25).mean())
+    assert row.settings == {"stride": 64}
+    assert f"| {submitted.name} |" in (kept / "LEDGER.md").read_text()
+
+
+def test_with_out_a_submission_is_that_file_alone(tmp_path, kept):
+    submit((write_prediction(tmp_path / "p", noise(), "a"),), out=tmp_path / "s.csv")
+    assert not kept.exists()
+
+
+def test_a_submission_is_either_kept_by_name_or_written_to_a_file(tmp_path, kept):
+    folder = write_prediction(tmp_path / "p", noise(), "a")
+    with pytest.raises(ValueError, match=r"s\.csv is a CSV alone and name 'x' is for the ledger"):
+        submit((folder,), out=tmp_path / "s.csv", name="x")
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_the_same_submission_again_changes_nothing_and_another_is_refused(tmp_path, kept):
+    folder = write_prediction(tmp_path / "p", noise(), "a")
+    submit((folder,), name="x")
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    submit((folder,), name="x")
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+    with pytest.raises(ValueError, match="holds another submission; choose another --name"):
+        submit((folder,), name="x", threshold=0.7)
+
+
+def test_a_prediction_that_does_not_name_its_models_is_not_kept(tmp_path, kept):
+    folder = write_prediction(tmp_path / "p", noise(), "a")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    del provenance["models"]
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    with pytest.raises(ValueError, match=r"does not name its models.*--out for a CSV alone"):
+        submit((folder,))
+    submit((folder,), out=tmp_path / "s.csv")
+
+
+def test_ids_other_than_those_of_the_sample_are_refused(tmp_path):
+    folder = write_prediction(tmp_path / "p", noise(), "c")
+    (tmp_path / "sample.csv").write_text("Id,Predicted\na,1 1\nb,1 1\n")
+    with pytest.raises(ValueError, match=r"lack \['a', 'b'\] and add \['c'\]; predict the missing"):
+        submit((folder,), out=tmp_path / "s.csv", sample=tmp_path / "sample.csv")
+    assert not (tmp_path / "s.csv").exists()
+
+
+SHAPES = {"a": (4, 5), "b": (2, 3)}
+
+
+def test_what_submit_writes_is_what_kaggle_takes(tmp_path, masks):
+    masks["b"][:] = False
+    write_submission(masks, tmp_path / "s.csv")
+    check_submission(tmp_path / "s.csv", {name: mask.shape for name, mask in masks.items()})
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,1 1\n", r"lacks \['b'\] and add nothing"),
+        ("a,1 1\nb,1 1\nc,1 1\n", r"lacks nothing and add \['c'\]"),
+        ("b,1 1\na,1 1\n", "another order than that of the ids"),
+        ("a,\nb,1 1\n", "the row of 'a' is empty"),
+        ("a, \nb,1 1\n", "the row of 'a' is empty"),
+        ("a,5 1 2 1\nb,1 1\n", "the row of 'a' is no mask: RLE pair 2"),
+        ("a,1 3 2 2\nb,1 1\n", "the row of 'a' is no mask: RLE pair 2"),
+        ("a,1 1\nb,6 2\n", "the row of 'b' is no mask: RLE pair 1.*ends past pixel 6"),
+        ("a,1 1\nb,0 2\n", "the row of 'b' is no mask: RLE pair 1.*starts before pixel 1"),
+        ("a,1 1\nb,1 0\n", "the row of 'b' is no mask: RLE pair 1.*has no pixel"),
+        ("a,1 1\nb,nan\n", "the row of 'b' is no mask: RLE number 1 of 1 is 'nan'"),
+    ],
+)
+def test_what_kaggle_would_refuse_is_refused(tmp_path, rows, message):
+    (tmp_path / "s.csv").write_text(f"Id,Predicted\n{rows}")
+    with pytest.raises(ValueError, match=message):
+        check_submission(tmp_path / "s.csv", SHAPES)

@@ -20,7 +20,7 @@ from tests.vesuvius.conftest import tiny_recipe, write_fragment
 from vesuvius.ensemble import EnsembleConfig
 from vesuvius.evaluate import evaluate
 from vesuvius.export import export
-from vesuvius.inkmap import load_model
+from vesuvius.inkmap import load_model, save_plain
 from vesuvius.predict import predict
 from vesuvius.prepare import prepare
 from vesuvius.recipes import InkRecipe, i3d
@@ -236,6 +236,18 @@ def test_a_model_of_several_fragments_predicts_by_name(fragment_run, fragments, 
     with pytest.raises(ValueError, match=r"each of 1, 2, and a is none of them; choose with"):
         predict(fragment_run, fragments["a"], out=tmp_path / "a", **OPTIONS)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("task", ["2", "unknown"])
+def test_a_plain_file_predicts_the_task_it_was_made_for(fragment_run, fragments, tmp_path, task):
+    plain = tmp_path / "plain.safetensors"
+    save_plain(load_model(fragment_run), task, plain)
+    predict(fragment_run, fragments["a"], out=tmp_path / "run", task=task, **OPTIONS)
+    predict(plain, fragments["a"], out=tmp_path / "plain", **OPTIONS)
+    assert settings(tmp_path / "plain")["task"] == task
+    assert (tmp_path / "plain" / "prob.tif").read_bytes() == (
+        tmp_path / "run" / "prob.tif"
+    ).read_bytes()
 
 
 def test_samples_and_exports_know_the_tasks(fragment_run, fragments, tmp_path, monkeypatch):
