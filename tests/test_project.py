@@ -42,7 +42,7 @@ def test_the_changelog_has_the_version():
     assert f"\n## {version}" in read("CHANGELOG.md")
 
 
-@pytest.mark.parametrize("text", ["make demo", "make test", "kaggle competitions download"])
+@pytest.mark.parametrize("text", ["make demo", "make test", "vesuvius kaggle download"])
 def test_the_readme_shows_the_way(text):
     assert text in read("README.md")
 
