@@ -12,11 +12,12 @@ from core.terminal import run as run_command
 from ssp.cli import COMMANDS
 from tests.ssp.cells import SHAPE, prepared, write_cells
 
+# of the run of the fixture
 RECIPE = """
     --network.backbone.base-channels 2 --network.backbone.num-stages 1 --patches.size 4 16 16
     --patches.passes-per-epoch 2 --training.epochs 2 --training.batch-size 2
     --training.learning-rate 3e-3 --training.precision no
-""".split()  # of the run of the fixture
+"""
 
 
 @pytest.fixture
@@ -156,7 +157,9 @@ def test_a_checkpoint_of_other_tasks_is_neither_scored_nor_resumed(command, run,
     assert code == 2
     assert "knows dna, tom20 and" in line
     assert "has zo1; give data of a task that the model knows" in line
-    code, line = command("train", "repmode", "--data", others, "--out", run, "--resume", *RECIPE)
+    code, line = command(
+        "train", "repmode", "--data", others, "--out", run, "--resume", *RECIPE.split()
+    )
     assert code == 2
     assert "cannot be resumed with another configuration: description.tasks" in line
 
