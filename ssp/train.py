@@ -118,8 +118,9 @@ def fit_images(
         wandb: Project of Weights & Biases to log to; None for none.
         **facts: In place of or beside what the checkpoint says about itself.
     """
+    drawn = recipe.patches
     patches = CellPatches(
-        images.trained, tasks, recipe.patches.size, recipe.training.seed, recipe.patches.flips
+        images.trained, tasks, drawn.size, recipe.training.seed, drawn.flips, drawn.augment
     )
     description = {
         "model": model_name(recipe.network),
@@ -134,7 +135,7 @@ def fit_images(
     }
     result = fit(
         model,
-        Passes(patches, recipe.patches.passes_per_epoch),
+        Passes(patches, drawn.passes_per_epoch),
         cell_loss,
         Validator(images.validated, tasks, recipe, images.num_layers),
         recipe.training,
