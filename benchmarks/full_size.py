@@ -29,13 +29,13 @@ from vesuvius.submission import read_submission
 NAME = "full"
 
 
-def measure(command: list[str | Path]) -> dict[str, Any]:
-    """Run a command and return its wall time and its peak memory in MiB.
+def measure(command: list[str | Path], program: str = "vesuvius") -> dict[str, Any]:
+    """Run a command of a program and return its wall time and its peak memory in MiB.
 
     `anonymous` leaves out pages that map files, which the system can drop at any time.
     """
     started_s = time.monotonic()
-    child = subprocess.Popen([sys.executable, "-m", "vesuvius", *map(str, command)])
+    child = subprocess.Popen([sys.executable, "-m", program, *map(str, command)])
     anonymous_kib = 0
     status = Path(f"/proc/{child.pid}/status")
     while True:
