@@ -44,7 +44,7 @@ VALIDATED = 32  # last rows of the left half, GAP rows behind the trained ones
 BINS, NUM_PLANES = {"DAPI": 4, "MAP2": 4, "NFH": 2}, 4
 TRAIN = """
     --network.backbone.target projection --network.backbone.base-channels 8
-    --network.backbone.num-stages 2 --patches.size 4 48 48 --patches.passes-per-epoch 1000
+    --network.backbone.num-stages 2 --patches.size 4 32 32 --patches.passes-per-epoch 800
     --patches.augment.quarter-turns --patches.augment.jitter 0.2 --patches.augment.noise 0.3
     --training.epochs 1 --training.batch-size 4 --training.learning-rate 1.5e-3
     --training.weight-decay 0.01 --training.warmup-epochs 0.05 --training.final-lr-factor 0.01

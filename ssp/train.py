@@ -174,11 +174,17 @@ class Passes:
 def cell_loss(
     model: nn.Module, batch: Mapping[str, Tensor]
 ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-    """Return the mean squared error of a batch inside its images."""
+    """Return the mean squared error of a batch inside its images.
+
+    Channels that a network returns in training behind its prediction are compared with the label
+    as the prediction is, and count alike.
+    """
     x = batch["x"]
     if x.device.type == "cpu":  # faster there: benchmarks/memory_layout.py
         x = x.to(memory_format=torch.channels_last_3d)
-    return squared_error(model(x, batch["task"]).float(), batch["label"], batch["valid"]), {}
+    predicted = model(x, batch["task"]).float()
+    label, valid = (batch[name].expand_as(predicted) for name in ("label", "valid"))
+    return squared_error(predicted, label, valid), {}
 
 
 class Validator:
