@@ -144,15 +144,17 @@ def write_crops(folder: Path, signal_ZYX: np.ndarray, targets: dict[str, np.ndar
 
 def train_and_score(work: Path, seed: int, targets: dict[str, np.ndarray]) -> dict[str, Any]:
     """Train with one seed and return its scores and what the commands needed."""
-    run, scores, out = (work / f"{name}-{seed}" for name in ("run", "scores", "predicted"))
+    run, scores = work / f"run-{seed}", work / f"scores-{seed}"
     cpu, data = ["--device", "cpu"], ["--data", work / "data"]
+    again = ["--resume"] if run.exists() else []
     commands = {
-        "train": ["repmode", *data, "--out", run, "--training.seed", seed, *TRAIN.split()],
+        "train": ["repmode", *data, "--out", run, "--training.seed", seed, *TRAIN.split(), *again],
         "evaluate": [run, *data, "--out", scores, *cpu],
     }
     for size in set(BINS.values()):
         signal = work / "crops" / f"right-signal-{size}.tif"
         wanted = [name for name in TASKS if BINS[name] == size]
+        out = work / f"predicted-{seed}-{size}"
         given = [run, signal, "--out", out, "--factor", "1", "1", "1", "--task", *wanted, *cpu]
         commands[f"predict {' '.join(wanted)}"] = given
     found = {name: measure([name.split()[0], *given], "ssp") for name, given in commands.items()}
@@ -168,11 +170,10 @@ def train_and_score(work: Path, seed: int, targets: dict[str, np.ndarray]) -> di
 
 def maps(work: Path, seed: int) -> dict[str, np.ndarray]:
     """Return the prediction of each structure of the right half, at its full resolution."""
-    folder = work / f"predicted-{seed}"
     return {
         name: zoom(
-            tifffile.imread(folder / f"{name}.ome.tif"), BINS[name], order=1, grid_mode=True,
-            mode="nearest",
+            tifffile.imread(work / f"predicted-{seed}-{BINS[name]}" / f"{name}.ome.tif"),
+            BINS[name], order=1, grid_mode=True, mode="nearest",
         )
         for name in TASKS
     }  # fmt: skip

@@ -48,10 +48,11 @@ def main() -> None:
     """Measure, print and store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6, help="counted pairs")
+    parser.add_argument("--cases", type=int, nargs="+", default=[*range(len(CASES))], help="which")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    cases = [measure(case, options.steps + 1) for case in CASES]
+    cases = [measure(CASES[number], options.steps + 1) for number in options.cases]
     what = f"RepMode of width {WIDTH} with {NUM_TASKS} tasks, float32; seconds of a step"
     write_json(RESULT, {"what": what, "machine": machine(), "cases": cases})
     for case in cases:
