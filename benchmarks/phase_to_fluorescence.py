@@ -11,9 +11,9 @@ structure: somas 4 x 4, neurites 2 x 2, planes to 4. Each structure is an image 
 label. Then `ssp prepare`, `ssp train`, `ssp evaluate` and `ssp predict` do the rest: nothing sees a
 pixel of the right half before the scores are taken, z-scores included.
 
-Training is one epoch, so that no network is chosen by a score. Settings were compared on the left half
-alone, trained on rows from 208 and scored on rows up to 199; `averaged` and `larger-patches` were fixed
-after `decayed` had been scored on the right. The ridge regression (`benchmarks/ridge.py`) is fitted on
+Training is one epoch, so that no network is chosen by a score. Settings were compared on the left
+half alone, on rows that training had not seen; `averaged` and `larger-patches` were fixed after
+`decayed` had been scored on the right. The ridge regression (`benchmarks/ridge.py`) is fitted on
 the same left half, at full resolution and in all its pixels. Scores are taken at full resolution,
 predictions enlarged linearly.
 
