@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from machine import watch
 
 from core.files import write_json
 from vesuvius import rle
@@ -29,30 +29,9 @@ from vesuvius.submission import read_submission
 NAME = "full"
 
 
-def measure(command: list[str | Path]) -> dict[str, Any]:
-    """Run a command and return its wall time and its peak memory in MiB.
-
-    `anonymous` leaves out pages that map files, which the system can drop at any time.
-    """
-    started_s = time.monotonic()
-    child = subprocess.Popen([sys.executable, "-m", "vesuvius", *map(str, command)])
-    anonymous_kib = 0
-    status = Path(f"/proc/{child.pid}/status")
-    while True:
-        pid, code, usage = os.wait4(child.pid, os.WNOHANG)
-        if pid:
-            break
-        lines = status.read_text().splitlines() if status.exists() else []
-        found = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
-        anonymous_kib = max([anonymous_kib, *found])
-        time.sleep(0.05)
-    if code:
-        raise RuntimeError(f"{command[0]} failed; see above")
-    return {
-        "seconds": round(time.monotonic() - started_s, 1),
-        "peak_mib": usage.ru_maxrss // 1024,
-        "peak_anonymous_mib": anonymous_kib // 1024,
-    }
+def measure(command: list[str | Path], program: str = "vesuvius") -> dict[str, Any]:
+    """Run a command of a program and return its wall time and its peak memory; see `watch`."""
+    return watch([sys.executable, "-m", program, *command])[0]
 
 
 def main() -> None:

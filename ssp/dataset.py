@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ssp.augment import Augmentation
 from ssp.prepared import Image
 
 PATCH_SIZE = (32, 128, 128)
@@ -30,10 +31,11 @@ class CellPatches(Dataset[dict[str, Tensor]]):
         seed: All randomness follows from it, the epoch and the index.
         flips: Whether patches are flipped at random along each axis, independently. As a 2D target
             is all planes of its signal in one, flips along Z leave it as it is.
+        augment: Further random changes; none by default.
 
     Raises:
         ValueError: If an image is of an unknown task, has a 2D target and more planes than a patch,
-            or 2D and 3D targets are mixed.
+            2D and 3D targets are mixed, or patches that are no squares are to be turned.
     """
 
     def __init__(
@@ -43,12 +45,19 @@ class CellPatches(Dataset[dict[str, Tensor]]):
         patch_size: tuple[int, int, int] = PATCH_SIZE,
         seed: int = 0,
         flips: bool = True,
+        augment: Augmentation = Augmentation(),  # noqa: B008 - frozen
     ) -> None:
         self.images = tuple(images)
         self.task_names = tuple(task_names)
         self.patch_size = tuple(patch_size)
         self.seed = seed
         self.flips = flips
+        self.augment = augment
+        if augment.quarter_turns and patch_size[1] != patch_size[2]:
+            raise ValueError(
+                f"patches of {patch_size[1]} x {patch_size[2]} (Y x X) cannot be turned; give "
+                "--patches.size the same Y and X, or no quarter turns"
+            )
         if len({image.is_2d_target for image in self.images}) > 1:
             raise ValueError(
                 "some targets are stacks and others single planes; train them in runs of their own"
@@ -78,9 +87,12 @@ class CellPatches(Dataset[dict[str, Tensor]]):
         axes_of_target = place[1:] if image.is_2d_target else place
         size_of_target = self.patch_size[1:] if image.is_2d_target else self.patch_size
         label, valid = _cut(image.target.open(), axes_of_target, size_of_target)
-        x, _ = _cut(image.signal.open(), place, self.patch_size)
-        task = torch.tensor(self.task_names.index(image.task))
-        return {"x": x, "task": task, "label": label, "valid": valid}
+        x, is_inside = _cut(image.signal.open(), place, self.patch_size)
+        x = self.augment.change_signal(x, is_inside, rng)
+        sample = {"x": x, "label": label, "valid": valid}
+        if turns := self.augment.draw_turns(rng):
+            sample = {name: torch.rot90(value, turns, (-2, -1)) for name, value in sample.items()}
+        return {**sample, "task": torch.tensor(self.task_names.index(image.task))}
 
     def _draw(self, image: Image, rng: np.random.Generator) -> list[tuple[int, int, bool]]:
         """Return start, stop and whether to flip, for each axis of the signal."""

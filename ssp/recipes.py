@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from core.training import TrainingConfig
+from ssp.augment import Augmentation
 from ssp.networks.registry import METHODS, NetworkConfig
 
 PATCH_SIZE = (32, 128, 128)
@@ -24,11 +25,13 @@ class PatchConfig:
             in, half a tile apart. Images of 2D targets are taken with all their planes.
         flips: Whether each axis is reversed with probability a half.
         passes_per_epoch: Patches of each image in an epoch; a validation follows each epoch.
+        augment: Further random changes, which help where there are few images.
     """
 
     size: tuple[int, int, int] = PATCH_SIZE
     flips: bool = True
     passes_per_epoch: int = PASSES_PER_EPOCH
+    augment: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:

@@ -127,8 +127,9 @@ def fit_images(
         wandb: Project of Weights & Biases to log to; None for none.
         **facts: In place of or beside what the checkpoint says about itself.
     """
+    drawn = recipe.patches
     patches = CellPatches(
-        images.trained, tasks, recipe.patches.size, recipe.training.seed, recipe.patches.flips
+        images.trained, tasks, drawn.size, recipe.training.seed, drawn.flips, drawn.augment
     )
     description = {
         "model": model_name(recipe.network),
@@ -143,7 +144,7 @@ def fit_images(
     }
     result = fit(
         model,
-        Passes(patches, recipe.patches.passes_per_epoch),
+        Passes(patches, drawn.passes_per_epoch),
         cell_loss,
         Validator(images.validated, tasks, recipe, images.num_layers),
         recipe.training,
@@ -182,11 +183,17 @@ class Passes:
 def cell_loss(
     model: nn.Module, batch: Mapping[str, Tensor]
 ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-    """Return the mean squared error of a batch inside its images."""
+    """Return the mean squared error of a batch inside its images.
+
+    Channels that a network returns in training behind its prediction are compared with the label
+    as the prediction is, and count alike.
+    """
     x = batch["x"]
     if x.device.type == "cpu":  # faster there: benchmarks/memory_layout.py
         x = x.to(memory_format=torch.channels_last_3d)
-    return squared_error(model(x, batch["task"]).float(), batch["label"], batch["valid"]), {}
+    predicted = model(x, batch["task"]).float()
+    label, valid = (batch[name].expand_as(predicted) for name in ("label", "valid"))
+    return squared_error(predicted, label, valid), {}
 
 
 class Validator:

@@ -7,8 +7,9 @@ another number of stages there are as many scales as stages and one more.
 
 Interpretations: the stem, like a residual block, is the two blocks of a stage; features are brought
 to the width of the first stage before the residual blocks of an output, so that one attention net
-fits all scales; attention sees features, not predictions, so that it serves all tasks. The paper's
-deep supervision of each scale is left out: its losses would need outputs that no other method has.
+fits all scales; attention sees features, not predictions, so that it serves all tasks. With deep
+supervision the enlarged predictions of all scales are channels behind the weighed one in training,
+and the loss, the mean over all channels, compares each with the target, with equal weights.
 
 Reference: Fang and Yan, Multi-Organ Segmentation over Partially Labeled Datasets with Multi-Scale
 Feature Abstraction, TMI 2020.
@@ -33,13 +34,16 @@ from ssp.networks.conditioning import PerTask, over_space, spatial_mean
 
 @dataclass(frozen=True)
 class PipoFanConfig:
-    """Sizes.
+    """Sizes and supervision.
 
     Args:
         backbone: Sizes.
+        deep_supervision: Whether in training the prediction of each scale is compared with the
+            target too, not the weighed one alone.
     """
 
     backbone: Backbone = field(default_factory=Backbone)
+    deep_supervision: bool = False
 
 
 def build(config: PipoFanConfig, num_tasks: int, num_layers: int | None = None) -> TaskConditioned:
@@ -52,7 +56,7 @@ def build(config: PipoFanConfig, num_tasks: int, num_layers: int | None = None) 
         num_layers,
         PyramidEncoder(encoder_parts, backbone.widths),
         PyramidDecoder(decoder_parts, backbone.base_channels, backbone.num_stages),
-        AdaptiveFusion(decoder_parts, backbone, num_tasks),
+        AdaptiveFusion(decoder_parts, backbone, num_tasks, config.deep_supervision),
     )
     return TaskConditioned(network, num_tasks)
 
@@ -122,10 +126,14 @@ class AdaptiveFusion(nn.Module):
         parts: Makes its parts.
         backbone: Sizes.
         num_tasks: T; each has a head of its own at each scale.
+        deep_supervision: Whether training is given the prediction of each scale too.
     """
 
-    def __init__(self, parts: Parts, backbone: Backbone, num_tasks: int) -> None:
+    def __init__(
+        self, parts: Parts, backbone: Backbone, num_tasks: int, deep_supervision: bool = False
+    ) -> None:
         super().__init__()
+        self.deep_supervision = deep_supervision
         base, narrow = backbone.base_channels, backbone.plain_conv(backbone.decoder_axes, size=1)
         widths = backbone.widths[::-1]
         self.branches = nn.ModuleList(
@@ -138,7 +146,10 @@ class AdaptiveFusion(nn.Module):
         self.attention = nn.Sequential(nn.Linear(base, base), nn.ReLU(), nn.Linear(base, 1))
 
     def forward(self, scales: Sequence[Tensor], *condition: Any) -> Tensor:
-        """Return the prediction (N, 1, *S) of a decoder's features, coarsest first."""
+        """Return the prediction (N, 1, *S) of a decoder's features, coarsest first.
+
+        In training with deep supervision L channels follow, the predictions of the scales.
+        """
         features = [branch(scale) for branch, scale in zip(self.branches, scales, strict=True)]
         scores = [
             self.attention(spatial_mean(one)) + self.attention(one.flatten(2).amax(2))
@@ -154,4 +165,7 @@ class AdaptiveFusion(nn.Module):
             over_space(weight, scales[-1]) * one
             for weight, one in zip(weights_NL.split(1, dim=1), maps, strict=True)
         )
-        return torch.stack(list(weighed)).sum(0)
+        prediction = torch.stack(list(weighed)).sum(0)
+        if self.training and self.deep_supervision:
+            return torch.cat([prediction, *maps], dim=1)
+        return prediction

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssp.augment import Augmentation
 from ssp.dataset import CellPatches
 from ssp.prepared import Image, Volume
 
@@ -89,6 +90,54 @@ def test_a_2d_target_is_cut_with_its_signal(make_image):
         assert torch.equal(sample["label"][0], -sample["x"][0].amax(0))
         flips.add(bool(sample["x"][0, 0, 0, 0] > sample["x"][0, 1, 0, 0]))
     assert len(flips) == 2
+
+
+@pytest.mark.parametrize("is_2d", [False, True])
+def test_quarter_turns_turn_signal_and_target_alike_in_their_planes(make_image, is_2d):
+    image = make_image((4, 8, 8), is_2d=is_2d)
+    options = {"patch_size": PATCH, "flips": False, "augment": Augmentation(quarter_turns=True)}
+    patches = CellPatches([image], ["dna"], **options)
+    signal = torch.from_numpy(image.signal.open().astype(np.float32))
+    target = torch.from_numpy(image.target.open().astype(np.float32))
+    turns = set()
+    for epoch in range(40):
+        sample = patches[epoch, 0]
+        fits = [torch.equal(sample["x"][0], torch.rot90(signal, n, (1, 2))) for n in range(4)]
+        assert sum(fits) == 1
+        turns.add(fits.index(True))
+        assert torch.equal(sample["label"][0], torch.rot90(target, fits.index(True), (-2, -1)))
+    assert turns == {0, 1, 2, 3}
+
+
+def test_jitter_and_noise_change_the_signal_inside_its_image_and_no_target(make_image):
+    image = make_image((3, 6, 6))
+    plain = CellPatches([image], ["dna"], PATCH)
+    for augment in (Augmentation(jitter=0.3), Augmentation(noise=0.3)):
+        patches = CellPatches([image], ["dna"], PATCH, augment=augment)
+        offsets = set()
+        for epoch in range(20):
+            sample, same = patches[epoch, 0], plain[epoch, 0]
+            assert torch.equal(sample["label"], same["label"])
+            inside = same["valid"] > 0
+            assert torch.equal(sample["x"][~inside], same["x"][~inside])
+            x, before = sample["x"][inside], same["x"][inside]
+            assert not torch.equal(x, before)
+            if augment.jitter:  # a factor and an offset
+                line = np.polyfit(before.numpy(), x.numpy(), 1)
+                np.testing.assert_allclose(np.polyval(line, before), x, rtol=1e-3, atol=1e-3)
+            else:
+                assert 0 < (x - before).std() < 0.4
+            offsets.add(float((x - before)[0]))
+        assert len(offsets) == 20
+
+
+def test_augmentation_that_cannot_be_is_refused(make_image):
+    for name in ("jitter", "noise"):
+        with pytest.raises(ValueError, match=rf"patches\.augment\.{name} is -1; give 0 \(none\)"):
+            Augmentation(**{name: -1})
+    turned = Augmentation(quarter_turns=True)
+    with pytest.raises(ValueError, match=r"patches of 8 x 9 \(Y x X\) cannot be turned; give"):
+        CellPatches([make_image((9, 12, 14))], ["dna"], (4, 8, 9), augment=turned)
 
 
 def test_images_that_cannot_be_used_are_named(make_image):

@@ -13,10 +13,11 @@ from core.gatrep import TaskGroups
 from ssp.networks.conditioning import PerTask, TaskLinear
 from ssp.networks.condnet import ValuedConv
 from ssp.networks.dodnet import DynamicHead
-from ssp.networks.pipo_fan import AdaptiveFusion, PyramidEncoder
-from ssp.networks.registry import build_network
+from ssp.networks.pipo_fan import AdaptiveFusion, PipoFanConfig, PyramidEncoder
+from ssp.networks.registry import build_network, for_task
 from ssp.networks.tgnet import GatedByTask, GuidedResidual
 from ssp.networks.tsn import EqualizedLinear, Switch, TaskCode, instance_norm, pixel_norm
+from ssp.train import cell_loss
 from tests.ssp.networks import NUM_TASKS, SMALL, network, small, volumes
 
 GROUPS = TaskGroups.of([2, 0, 2])
@@ -239,6 +240,25 @@ def test_predictions_at_all_scales_are_weighed_to_one():
             [b.mean((2, 3, 4)).relu().sum(1) + b.amax((2, 3, 4)).relu().sum(1) for b in best]
         )
         torch.testing.assert_close(fusion(scales, GROUPS)[0, 0, 0, 0, 0], 3.0 * sums[:, 0].argmax())
+
+
+def test_deep_supervision_compares_every_scale_with_the_target_in_training_alone():
+    torch.manual_seed(0)
+    model = build_network(PipoFanConfig(SMALL, deep_supervision=True), 3)
+    plain = build_network(PipoFanConfig(SMALL), 3)
+    plain.load_state_dict(model.state_dict())
+    x, task = volumes(3, 1, 8, 8, 8), torch.tensor([2, 0, 2])
+    shape = (3, 1, 8, 8, 8)
+    batch = {"x": x, "task": task, "label": volumes(*shape), "valid": torch.ones(shape)}
+    outputs = model(x, task)
+    assert outputs.shape == (3, 1 + 3, 8, 8, 8)  # the weighed prediction, then three scales
+    torch.testing.assert_close(outputs[:, :1], plain(x, task))
+    losses = [(outputs[:, i : i + 1] - batch["label"]).square().mean() for i in range(4)]
+    torch.testing.assert_close(cell_loss(model, batch)[0], torch.stack(losses).mean())
+    torch.testing.assert_close(cell_loss(plain, batch)[0], losses[0])
+    model.eval()
+    assert model(x, task).shape == shape
+    assert for_task(model, 1)(x).shape == shape
 
 
 # --- DoDNet and TGNet-style

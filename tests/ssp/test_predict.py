@@ -22,6 +22,7 @@ from ssp.cli import COMMANDS
 from ssp.model import load_model
 from ssp.networks.registry import for_task
 from ssp.predict import predict
+from ssp.prepare import prepare
 from ssp.readers import open_stack
 from ssp.sampled import Members
 from ssp.source import InputConfig
@@ -257,6 +258,22 @@ def test_one_map_is_predicted_of_a_stack(tmp_path):
     other = write_stack(tmp_path / "other.tif", (5, 30, 24))
     with pytest.raises(ValueError, match="image has 5 planes; this network makes one map of 6"):
         predict(tmp_path / "run", other, out=tmp_path / "2", device="cpu")
+
+
+def test_a_real_czi_is_prepared_trained_on_and_predicted_on_its_own_grid(sample_data, tmp_path):
+    path = next((sample_data / "two_channel_czi").glob("*.czi"))
+    lines = ["path_czi,channel_signal,channel_target,time,split"]
+    lines += [f"{path},LED555,LED470,{t},{s}" for t, s in enumerate(("train", "val", "test"))]
+    (tmp_path / "partner.csv").write_text("\n".join(lines))
+    prepare((tmp_path / "partner.csv",), out=tmp_path / "data")
+    train(tmp_path / "data", tmp_path / "run", tiny_recipe(epochs=1, seed=1))
+    image = InputConfig(channel="LED555", time=2)
+    predict(tmp_path / "run", path, out=tmp_path / "out", device="cpu", image=image)
+    found, source = open_stack(tmp_path / "out" / "partner.ome.tif"), open_stack(path, time=2)
+    assert found.shape[1:] == source.shape[1:] == (5, 170, 240)
+    assert found.voxel_size_um == pytest.approx(source.voxel_size_um)
+    assert np.isfinite(found.read(0)).all()
+    assert found.read(0).std() > 0
 
 
 def test_samples_of_a_network_without_mixtures_are_refused(data, stack, tmp_path):

@@ -1,0 +1,293 @@
+"""RepMode on a real field: trained on its left half, scored on its right half, beside a ridge.
+
+    python benchmarks/phase_to_fluorescence.py FOLDER --work WORK [--recipe NAME] [--seeds 0 1 2]
+
+Seeds that WORK has are not trained again; other recipes stay in the result file.
+
+FOLDER holds `phase_z13.ome.tif`, 13 planes of phase contrast of 512 x 512 pixels, and max
+projections of DAPI, MAP2 and NFH of the same field. Left and right half are cut out as files of
+their own, with 8 columns between them that belong to neither, and binned to the scale of each
+structure: somas 4 x 4, neurites 2 x 2, planes to 4. Each structure is an image of its own with one
+label. Then `ssp prepare`, `ssp train`, `ssp evaluate` and `ssp predict` do the rest: nothing sees a
+pixel of the right half before the scores are taken, z-scores included.
+
+Training is one epoch, so that no network is chosen by a score. Settings were compared on the left
+half alone, on rows that training had not seen; `averaged` and `larger-patches` were fixed after
+`decayed` had been scored on the right. The ridge regression (`benchmarks/ridge.py`) is fitted on
+the same left half, at full resolution and in all its pixels. Scores are taken at full resolution,
+predictions enlarged linearly.
+
+Data: google/in-silico-labeling (condition B, well A4), CC BY 4.0; nothing of it is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from full_size import measure
+from machine import machine
+from ridge import features, fit_best, pearson
+from scipy.ndimage import zoom
+
+from core.files import read_json, write_json
+
+TASKS = ("DAPI", "MAP2", "NFH")
+PUBLISHED = {"DAPI": 0.71, "MAP2": 0.77, "NFH": 0.45}  # of a ridge regression, given with the data
+HALF, GAP = 256, 8  # columns; signal and targets are aligned within 6
+VALIDATED = 32  # last rows of the left half, GAP rows behind the trained ones
+BINS, NUM_PLANES = {"DAPI": 4, "MAP2": 4, "NFH": 2}, 4
+COMMON = """
+    --network.backbone.target projection --network.backbone.base-channels 8
+    --network.backbone.num-stages 2 --patches.augment.quarter-turns --patches.augment.jitter 0.2
+    --training.epochs 1 --training.warmup-epochs 0.05 --training.weight-decay 0.01
+    --training.clip-norm 1
+"""
+RECIPES = {
+    "decayed": """
+        --patches.size 4 32 32 --patches.passes-per-epoch 800 --patches.augment.noise 0.3
+        --training.batch-size 4 --training.learning-rate 1.5e-3 --training.final-lr-factor 0.01
+        --training.ema-decay 0.99
+    """,
+    "averaged": """
+        --patches.size 4 32 32 --patches.passes-per-epoch 800 --patches.augment.noise 0.5
+        --training.batch-size 3 --training.learning-rate 2e-3 --training.final-lr-factor 0.3
+        --training.ema-decay 0.995
+    """,
+    "larger-patches": """
+        --patches.size 4 48 48 --patches.passes-per-epoch 450 --patches.augment.noise 0.3
+        --training.batch-size 3 --training.learning-rate 2e-3 --training.final-lr-factor 0.3
+        --training.ema-decay 0.995
+    """,
+}
+RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
+
+
+def main() -> None:
+    """Train and score with every seed, print and store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="folder for crops and runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipe", choices=RECIPES, default="decayed")
+    options = parser.parse_args()
+    signal_ZYX, targets = read_field(options.folder)
+    work: Path = options.work
+    if not (work / "crops").exists():
+        write_crops(work / "crops", signal_ZYX, targets)
+    prepared = ["prepare", work / "crops", "--factor", "1", "1", "1", "--out", work / "data"]
+    measure(prepared, "ssp")
+    tried, chosen = work / options.recipe, f"{COMMON} {RECIPES[options.recipe]}".split()
+    runs = [
+        kept(
+            tried / f"seed-{seed}.json",
+            lambda seed=seed: train_and_score(work, tried, seed, chosen, targets),
+        )
+        for seed in options.seeds
+    ]
+    found = {
+        "machine": machine(),
+        "recipe": chosen,
+        "seeds": options.seeds,
+        "repmode": {name: spread([run["pearson"][name] for run in runs]) for name in TASKS},
+        "mean_of_seeds": mean_of_seeds(tried, options.seeds, targets),
+        "runs": runs,
+    }
+    ridge = kept(work / "ridge.json", lambda: score_ridge(signal_ZYX, targets))
+    result = {
+        "what": "Pearson r on the right half of a field, learnt from its left half",
+        "gap_px": GAP,
+        "published_ridge": PUBLISHED,
+        "ridge": ridge,
+        "recipes": {},
+        **(read_json(RESULTS) if RESULTS.exists() else {}),
+    }
+    result["recipes"][options.recipe] = found
+    write_json(RESULTS, result)
+    draw(tried, options.seeds, targets, result)
+    print(table(result))
+
+
+def kept(path: Path, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured, now or by an earlier call, which stored it."""
+    if not path.exists():
+        write_json(path, measured())
+    return read_json(path)
+
+
+def read_field(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the signal (Z, Y, X) and the target of each structure (Y, X), float32."""
+    signal_ZYX = tifffile.imread(folder / "phase_z13.ome.tif").astype(np.float32)
+    targets = {
+        name: tifffile.imread(folder / f"{name.lower()}_maxproj.tif").astype(np.float32)
+        for name in TASKS
+    }
+    return signal_ZYX, targets
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def right_of(image: np.ndarray) -> np.ndarray:
+    """Return the right half (..., Y, X) of an image."""
+    return image[..., HALF:]
+
+
+def left_of(image: np.ndarray) -> np.ndarray:
+    """Return the left half (..., Y, X) of an image but for the gap."""
+    return image[..., : HALF - GAP]
+
+
+def binned(image: np.ndarray, size: int) -> np.ndarray:
+    """Return the means of squares of pixels and, of a stack, of neighbouring planes."""
+    height, width = (length // size for length in image.shape[-2:])
+    image = image[..., : height * size, : width * size]
+    if image.ndim == 3:
+        image = np.stack([part.mean(0) for part in np.array_split(image, NUM_PLANES)])
+    return image.reshape(*image.shape[:-2], height, size, width, size).mean((-3, -1))
+
+
+def write_crops(folder: Path, signal_ZYX: np.ndarray, targets: dict[str, np.ndarray]) -> None:
+    """Write the crops and their list, a row for each structure of each crop."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [["path_signal", "path_target", "task", "split"]]
+    for name, split, cut in (
+        ("left", "train", lambda image: left_of(image)[..., : -VALIDATED - GAP, :]),
+        ("left-last-rows", "val", lambda image: left_of(image)[..., -VALIDATED:, :]),
+        ("right", "test", right_of),
+    ):
+        for task, target in targets.items():
+            size = BINS[task]
+            paths = [folder / f"{name}-signal-{size}.tif", folder / f"{name}-{task}.tif"]
+            for path, image, axes in zip(paths, (signal_ZYX, target), ("ZYX", "YX"), strict=True):
+                tifffile.imwrite(path, binned(cut(image), size), metadata={"axes": axes})
+            rows.append([*(path.name for path in paths), task, split])
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def train_and_score(
+    work: Path, tried: Path, seed: int, chosen: list[str], targets: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Train a recipe with one seed and return its scores and what the commands needed."""
+    run, scores = tried / f"run-{seed}", tried / f"scores-{seed}"
+    cpu, data = ["--device", "cpu"], ["--data", work / "data"]
+    again = ["--resume"] if run.exists() else []
+    commands = {
+        "train": ["repmode", *data, "--out", run, *chosen, "--training.seed", seed, *again],
+        "evaluate": [run, *data, "--out", scores, *cpu],
+    }
+    for size in set(BINS.values()):
+        signal, out = (
+            work / "crops" / f"right-signal-{size}.tif",
+            tried / f"predicted-{seed}-{size}",
+        )
+        wanted = [name for name in TASKS if BINS[name] == size]
+        given = [run, signal, "--out", out, "--factor", "1", "1", "1", "--task", *wanted, *cpu]
+        commands[f"predict {' '.join(wanted)}"] = given
+    found = {name: measure([name.split()[0], *given], "ssp") for name, given in commands.items()}
+    found["train"].pop("seconds")  # of a run that was continued, those of what was left
+    binned_scores = read_json(scores / "scores.json")["tasks"]
+    predicted = maps(tried, seed)
+    return {
+        "seed": seed,
+        "pearson": {name: pearson(predicted[name], right_of(targets[name])) for name in TASKS},
+        "pearson_binned": {name: binned_scores[name]["pearson"] for name in TASKS},
+        "training_s": read_rows(run / "metrics.jsonl")[-1]["seconds"],
+        "commands": found,
+    }
+
+
+def maps(tried: Path, seed: int) -> dict[str, np.ndarray]:
+    """Return the prediction of each structure of the right half, at its full resolution."""
+    return {
+        name: zoom(
+            tifffile.imread(tried / f"predicted-{seed}-{BINS[name]}" / f"{name}.ome.tif"),
+            BINS[name], order=1, grid_mode=True, mode="nearest",
+        )
+        for name in TASKS
+    }  # fmt: skip
+
+
+def mean_maps(tried: Path, seeds: list[int]) -> dict[str, np.ndarray]:
+    """Return the mean over seeds of the predictions."""
+    found = [maps(tried, seed) for seed in seeds]
+    return {name: np.mean([one[name] for one in found], axis=0) for name in TASKS}
+
+
+def mean_of_seeds(
+    tried: Path, seeds: list[int], targets: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Return the correlation of the mean prediction of all seeds."""
+    means = mean_maps(tried, seeds)
+    return {name: pearson(means[name], right_of(targets[name])) for name in TASKS}
+
+
+def score_ridge(
+    signal_ZYX: np.ndarray, targets: dict[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Return the correlation of the ridge regression on the right half, and its penalty."""
+    left_YXF, right_YXF = features(left_of(signal_ZYX)), features(right_of(signal_ZYX))
+    found = {}
+    for name, target in targets.items():
+        ridge, penalty = fit_best(left_YXF, left_of(target))
+        predicted = ridge(right_YXF.reshape(-1, right_YXF.shape[-1]))
+        found[name] = {"pearson": pearson(predicted, right_of(target)), "penalty": penalty}
+    return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return mean, lowest and highest."""
+    return {"mean": statistics.mean(values), "lowest": min(values), "highest": max(values)}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the correlations as a Markdown table."""
+    lines = [f"| way | {' | '.join(TASKS)} |", "|---|---|---|---|"]
+    rows = {"ridge, published": PUBLISHED}
+    rows["ridge, here"] = {name: result["ridge"][name]["pearson"] for name in TASKS}
+    for recipe, found in result["recipes"].items():
+        rows[f"RepMode, {recipe}, mean of {len(found['seeds'])}"] = {
+            name: found["repmode"][name]["mean"] for name in TASKS
+        }
+        rows[f"RepMode, {recipe}, mean map"] = found["mean_of_seeds"]
+    for way, scores in rows.items():
+        lines.append(f"| {way} | {' | '.join(f'{scores[name]:.2f}' for name in TASKS)} |")
+    return "\n".join(lines)
+
+
+def draw(
+    tried: Path, seeds: list[int], targets: dict[str, np.ndarray], result: dict[str, Any]
+) -> None:
+    """Draw the predictions, and how bright pixels are predicted that are so bright in truth."""
+    from matplotlib.figure import Figure
+
+    predicted = mean_maps(tried, seeds)
+    plot = Figure(figsize=(10, 8.5), layout="constrained")
+    for column, name in enumerate(TASKS):
+        upper, lower = plot.add_subplot(2, 3, column + 1), plot.add_subplot(2, 3, column + 4)
+        low, high = np.percentile(predicted[name], (1, 99.7))
+        upper.imshow(predicted[name], cmap="gray", vmin=low, vmax=high)
+        upper.set(title=f"{name}, predicted", xticks=[], yticks=[])
+        true = right_of(targets[name])
+        true = (true - true.mean()) / true.std()
+        lower.hexbin(true.ravel(), predicted[name].ravel(), gridsize=40, bins="log", cmap="magma")
+        score, ridge = pearson(predicted[name], true), result["ridge"][name]["pearson"]
+        lower.set(title=f"r {score:.2f} (ridge {ridge:.2f})", xlabel="measured, z-score")
+        if not column:
+            lower.set_ylabel("predicted, z-score")
+    plot.savefig(PICTURE, dpi=90)
+
+
+if __name__ == "__main__":
+    main()
