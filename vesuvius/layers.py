@@ -44,12 +44,21 @@ class TiffLayer:
     offset: int | None
 
     def read(self, y_start: int, y_stop: int) -> np.ndarray:
-        """Return rows y_start..y_stop as stored, (rows, X)."""
+        """Return rows y_start..y_stop as stored, (rows, X).
+
+        Raises:
+            ValueError: If the file is shorter than it was, or damaged.
+        """
         if self.offset is None:
             return self._decode(y_start, y_stop)
         width = self.shape[1]
         start = self.offset + y_start * width * self.dtype.itemsize
         rows = np.fromfile(self.path, self.dtype, (y_stop - y_start) * width, offset=start)
+        if rows.size < (y_stop - y_start) * width:
+            raise ValueError(
+                f"{self.path} cannot be read to row {y_stop - 1}: it was cut off or its disk "
+                "fails; copy it again"
+            )
         return rows.reshape(-1, width)
 
     def _decode(self, y_start: int, y_stop: int) -> np.ndarray:
@@ -118,7 +127,7 @@ def open_layers(folder: Path, first: int | None = None) -> TiffLayers:
         ValueError: If a layer is missing, stray or given twice, is truncated, cannot be decoded,
             is not one channel of uint8 or uint16, or differs from the first in size or type.
     """
-    layers = [_read_header(path) for path in _numbered_files(folder, first)]
+    layers = [read_layer(path) for path in _numbered_files(folder, first)]
     reference = layers[0]
     for layer in layers[1:]:
         _check_alike(layer.path, _size(layer.shape), reference.path, _size(reference.shape))
@@ -194,8 +203,12 @@ def _check_gapless(folder: Path, by_number: dict[int, str], first: int | None) -
     )
 
 
-def _read_header(path: Path) -> TiffLayer:
-    """Read and check the header of one layer."""
+def read_layer(path: Path) -> TiffLayer:
+    """Open a layer: read and check its header.
+
+    Raises:
+        ValueError: If it is truncated, or no layer that can be read.
+    """
     try:
         with tifffile.TiffFile(path) as tif:
             num_pages, page = len(tif.pages), tif.pages[0]

@@ -353,19 +353,6 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
         simulate(tmp_path / "a", size=SIZE)
 
 
-def test_a_failure_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
-    def fail(self, y_start, y_stop):
-        if y_start:
-            raise OSError(28, "No space left on device")
-        return read(self, y_start, y_stop)
-
-    read = Phantom.read
-    monkeypatch.setattr(Phantom, "read", fail)
-    with pytest.raises(OSError, match="No space left"):
-        simulate(tmp_path / "a", size=SIZE, layers=16)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
