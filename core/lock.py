@@ -41,9 +41,11 @@ def locked(folder: str | Path, name: str = "") -> Iterator[None]:
         name: Holds that much of the folder only; two names do not exclude each other.
 
     Raises:
-        ValueError: If another process holds it.
+        ValueError: If another process holds it, or it is a file.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder to write into")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (f".{name}{SUFFIX}" if name else SUFFIX)

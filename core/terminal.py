@@ -129,8 +129,13 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
 
 def note(message: str) -> None:
     """Write one line to stderr; of several processes that do the same, the first alone speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         _say(message)
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the first, or only, of the processes that share one job."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(message: str) -> None:
