@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from core.files import read_json, write_json
+from core.lock import holds
 from core.provenance import collect
 from core.terminal import note, progress
 from vesuvius.comparison import RESULTS, text_table, write_comparison
@@ -60,6 +61,7 @@ class Entry:
         return f"{self.recipe}-{self.seed}{'-control' if self.is_control else ''}"
 
 
+@holds("out")
 def compare(
     *,
     out: Path,

@@ -17,6 +17,7 @@ import numpy as np
 
 from core.config import from_dict
 from core.files import atomic_dir, read_json, write_json
+from core.lock import holds
 from core.metrics import ProbabilityHistogram
 from core.provenance import collect
 from core.terminal import note
@@ -35,6 +36,7 @@ RECORD = "control.json"
 PREPARED = "prepared"
 
 
+@holds("out")
 def control(
     run: Path, /, data: Path, out: Path, seed: int = 0, pretrained: Path | None = None
 ) -> None:

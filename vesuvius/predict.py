@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from core.inference import Journal, Write, choose_device, stream
+from core.lock import holds
 from core.provenance import collect
 from core.terminal import note, progress
 from core.tiling import TilePlan
@@ -35,6 +36,7 @@ Averaged = Annotated[EnsembleConfig, tyro.conf.arg(name=""), tyro.conf.UseAppend
 Sized = Annotated[Resampling, tyro.conf.arg(name="")]
 
 
+@holds("out")
 def predict(
     run: Path,
     fragment: Path,
