@@ -83,7 +83,7 @@ class Size:
     band_rows: int
 
 
-LONG = Size(768, 384, 65, epochs=3, samples=10, band_rows=32)
+LONG = Size(512, 320, 65, epochs=2, samples=10, band_rows=32)
 SHORT = Size(256, 192, 24, epochs=2, samples=9, band_rows=16)
 
 
@@ -351,8 +351,13 @@ def main() -> None:
                 told = kill_often(killed[name], expected, options.kills, rng, work)
                 found[name] = told
                 print(f"{name}: {told['kills']} kills, {told['attempts']} attempts, same bits")
-    what = "kill -9 at random moments, the same command again until it finishes"
-    record = {"what": what, "seed": options.seed, "machine": machine(), "commands": found}
+    record = {
+        "what": "kill -9 at random moments, the same command again until it finishes",
+        "seed": options.seed,
+        "shape_ZYX": [size.layers, size.height, size.width],
+        "machine": machine(),
+        "commands": found,
+    }
     write_json(options.out, record)
 
 

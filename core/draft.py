@@ -67,10 +67,10 @@ class Draft:
         """
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         first, *lines = self._read_journal()
-        if first != digest:
-            self._start_again(digest)
-            lines = []
         with named_when_full(self.path):
+            if first != digest:
+                self._start_again(digest)
+                lines = []
             yield {int(step): int(checksum) for step, checksum in map(str.split, lines)}
         self.folder.rename(self._whole)
         self.settle()

@@ -87,11 +87,11 @@ def names_in(folder: Path) -> set[str]:
     return {name for name in names if not (name.startswith(".") and name.endswith(SUFFIX))}
 
 
-def _hold(path: Path, held: Path) -> IO[str] | None:
+def _hold(path: Path, held: Path) -> IO[bytes] | None:
     """Return the lock file, opened and locked; None where nothing can be written."""
     while True:
         try:
-            file = path.open("a+")
+            file = path.open("ab+", buffering=0)
         except OSError as error:
             if error.errno in NOT_WRITABLE:
                 return None
@@ -107,18 +107,18 @@ def _hold(path: Path, held: Path) -> IO[str] | None:
         if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
             break
         file.close()  # its holder removed it after it was opened here
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    with contextlib.suppress(OSError):  # on a full disk the lock is as good without this
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
 
 
-def _refusal(error: OSError, file: IO[str], held: Path) -> Exception:
+def _refusal(error: OSError, file: IO[bytes], held: Path) -> Exception:
     """Return what to raise when a file could not be locked."""
     if error.errno not in (errno.EACCES, errno.EAGAIN):
         return error
     file.seek(0)
-    holder = file.read() or "another process"
+    holder = file.read().decode() or "another process"
     return ValueError(
         f"{held} is being written by {holder}; wait until that has finished, or choose another "
         "folder to write"

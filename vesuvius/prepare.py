@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from core.draft import Draft
-from core.files import check_space, read_json, write_json
+from core.files import check_space, read_json, save_array, write_json
 from core.lock import locked
 from core.terminal import note, progress
 from vesuvius.fragment import Fragment, VolumeReader, fingerprint, open_fragment
@@ -198,16 +198,16 @@ def _write_store(fragment: Fragment, draft: Draft) -> None:
 def _write_maps(fragment: Fragment, folder: Path, layer_sha256: list[str], identity: str) -> None:
     """Write what there is beside the voxels, and what they are."""
     num_layers, height, width = fragment.volume.shape
-    np.save(folder / "papyrus_mask.npy", fragment.papyrus_mask)
+    save_array(folder / "papyrus_mask.npy", fragment.papyrus_mask)
     if fragment.ink_label is not None:
-        np.save(folder / INK_LABEL, fragment.ink_label)
+        save_array(folder / INK_LABEL, fragment.ink_label)
     if fragment.labelled_area is not None:
-        np.save(folder / LABELLED, fragment.labelled_papyrus)
+        save_array(folder / LABELLED, fragment.labelled_papyrus)
     if fragment.ir_image is not None:
-        np.save(folder / IR_IMAGE, fragment.ir_image)
+        save_array(folder / IR_IMAGE, fragment.ir_image)
     volume = LayersInnermost(np.load(folder / "volume.npy", mmap_mode="r"))
     histograms = layer_histograms(volume, fragment.papyrus_mask)
-    np.save(folder / "layer_histograms.npy", histograms)
+    save_array(folder / "layer_histograms.npy", histograms)
     statistics = VolumeStatistics(histograms)
     mean, std = statistics.mean_std(0, num_layers)
     note_low_contrast(fragment.path, std)

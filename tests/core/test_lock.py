@@ -116,7 +116,7 @@ def test_a_file_system_without_locks_is_pointed_out(
 def test_where_nothing_can_be_written_nothing_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "open", fail)
