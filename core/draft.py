@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -98,4 +99,5 @@ class Draft:
 
     def _beside(self, state: str) -> Path:
         """Return a hidden name beside the folder, with the same last suffix."""
-        return self.path.with_name(f".{self.path.stem}.{state}{self.path.suffix}")
+        path = Path(os.path.abspath(self.path))  # "." has no name
+        return path.with_name(f".{path.stem}.{state}{path.suffix}")

@@ -121,9 +121,23 @@ def _partial(path: Path) -> Path:
 @contextmanager
 def named_when_full(path: Path) -> Iterator[None]:
     """Let the error of a full disk, which names no file, name `path`."""
+    with _named(path, (errno.ENOSPC, errno.EDQUOT)):
+        yield
+
+
+@contextmanager
+def named_when_unreadable(path: Path) -> Iterator[None]:
+    """Let the error of a disk that cannot be read, which names no file, name `path`."""
+    with _named(path, (errno.EIO,)):
+        yield
+
+
+@contextmanager
+def _named(path: Path, codes: tuple[int, ...]) -> Iterator[None]:
+    """Let an error of the system with one of these codes name `path` if it names no file."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        if error.errno in codes and error.filename is None:
             error.filename = str(path)
         raise

@@ -59,8 +59,8 @@ def locked(folder: str | Path, name: str = "") -> Iterator[None]:
                 os.remove(path)
             file.close()
         with contextlib.suppress(OSError):  # where something was written
-            for path in created:
-                path.rmdir()
+            for empty in created:
+                empty.rmdir()
 
 
 def holds(argument: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from core.files import named_when_unreadable
+
 NUM_NAMED = 5  # how many missing layers an error names
 CODEC_ERRORS = (RuntimeError, ValueError, zlib.error, lzma.LZMAError)  # classes of all codecs
 
@@ -68,7 +70,7 @@ class TiffLayer:
             ValueError: If one of them is damaged.
         """
         band = np.zeros((y_stop - y_start, self.shape[1]), self.dtype)
-        with tifffile.TiffFile(self.path) as tif:
+        with named_when_unreadable(self.path), tifffile.TiffFile(self.path) as tif:
             page = tif.pages[0]
             chunk_height, per_row = page.chunks[0], page.chunked[1]
             first, last = y_start // chunk_height, -(-y_stop // chunk_height)
@@ -210,7 +212,7 @@ def read_layer(path: Path) -> TiffLayer:
         ValueError: If it is truncated, or no layer that can be read.
     """
     try:
-        with tifffile.TiffFile(path) as tif:
+        with named_when_unreadable(path), tifffile.TiffFile(path) as tif:
             num_pages, page = len(tif.pages), tif.pages[0]
             _check_complete(path, page)
             _check_page(path, page, num_pages)
