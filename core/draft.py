@@ -72,6 +72,8 @@ class Draft:
             if first != digest:
                 self._start_again(digest)
                 lines = []
+            elif lines:
+                note(f"{self.path} was begun before; it continues after {len(lines)} steps of it")
             yield {int(step): int(checksum) for step, checksum in map(str.split, lines)}
         self.folder.rename(self._whole)
         self.settle()

@@ -53,9 +53,13 @@ def test_a_draft_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     assert os.listdir(draft.path) == ["volume.npy"]
 
 
-def test_a_draft_that_was_stopped_tells_which_steps_it_has(tmp_path: Path) -> None:
+def test_a_draft_that_was_stopped_tells_which_steps_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stop_after(tmp_path / "a", range(2))
+    assert not capsys.readouterr().err
     stop_after(tmp_path / "a", range(2, 3))
+    assert "a was begun before; it continues after 2 steps" in capsys.readouterr().err
     assert fill(tmp_path / "a", range(3, 4)) == {0: 0, 1: 10, 2: 20}
     assert sorted(os.listdir(tmp_path / "a")) == ["0", "1", "2", "3"]
 
