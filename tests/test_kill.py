@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,27 @@ def kill(out: Path, *options: str, code: str = "") -> tuple[int, str]:
         timeout=TIMEOUT_S,
     )
     return process.returncode, process.stderr
+
+
+def table(commands: dict[str, Any]) -> str:
+    """Return the rows of docs/scale.md."""
+    rows = []
+    for name, one in commands.items():
+        done = sorted(kill["finished_pieces"] for told in one["rounds"] for kill in told["kills"])
+        median = statistics.median_low(done)
+        moments = f"{done[0]}, {median}, {done[-1]} of {one['pieces']}" if one["pieces"] else "-"
+        cells = [
+            f"`{name}`", f"{one['undisturbed_s']:.1f}", one["kills"], one["attempts"],
+            one["finished_with_the_same_bits"], moments, one["pieces_repeated"],
+            len(one["compared"]),
+        ]  # fmt: skip
+        rows.append(" | ".join(map(str, cells)))
+    return "".join(f"| {row} |\n" for row in rows)
+
+
+def test_the_page_tells_the_stored_result() -> None:
+    result = SCRIPT.parent / "results" / "kill.json"
+    assert table(found(result)) in (REPOSITORY / "docs" / "scale.md").read_text()
 
 
 def found(out: Path) -> dict[str, Any]:
