@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -61,6 +64,13 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_array(path: str | Path, array: NDArray[Any]) -> None:
+    """Write an array as .npy; a full disk is told as one, with the name of the file."""
+    # numpy writes to a file of mode "wb" by its own means and does not tell why that fails
+    with named_when_full(Path(path)), open(path, "w+b") as file:
+        np.save(file, array)
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -111,9 +121,23 @@ def _partial(path: Path) -> Path:
 @contextmanager
 def named_when_full(path: Path) -> Iterator[None]:
     """Let the error of a full disk, which names no file, name `path`."""
+    with _named(path, (errno.ENOSPC, errno.EDQUOT)):
+        yield
+
+
+@contextmanager
+def named_when_unreadable(path: Path) -> Iterator[None]:
+    """Let the error of a disk that cannot be read, which names no file, name `path`."""
+    with _named(path, (errno.EIO,)):
+        yield
+
+
+@contextmanager
+def _named(path: Path, codes: tuple[int, ...]) -> Iterator[None]:
+    """Let an error of the system with one of these codes name `path` if it names no file."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        if error.errno in codes and error.filename is None:
             error.filename = str(path)
         raise

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from core.config import flat
-from core.files import atomic_path, write_json
+from core.files import atomic_path, read_json, write_json
+from core.lock import locked, names_in
 from core.provenance import collect
-from core.terminal import note, progress
+from core.terminal import is_first_process, note, progress
 from core.wandb_log import open_wandb
 
 
@@ -35,20 +36,31 @@ class RunFolder:
         self.best_path = self.path / "checkpoints" / "best.safetensors"
         self.config_path = self.path / "config.json"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to continue from."""
+        return self.last_path.exists()
+
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        """Return what keeps other runs out of the folder; the first process does it for all."""
+        return locked(self.path) if is_first_process() else contextlib.nullcontext()
+
     def check_new(self) -> None:
         """Raise ValueError if the folder already holds a run, or anything else."""
-        if self.last_path.exists():
+        if self.has_checkpoint:
             raise ValueError(
                 f"{self.path} already holds a run (checkpoints/{self.last_path.name}); continue it "
                 "with --resume or choose another --out"
             )
-        is_used = self.path.is_dir() and any(self.path.iterdir())
-        if is_used and not self.config_path.exists():
+        if names_in(self.path) and not self.config_path.exists():
             raise ValueError(f"{self.path} holds other files and no run; choose another --out")
 
     def check_resumable(self) -> None:
-        """Raise FileNotFoundError if the folder holds no run."""
-        if not self.last_path.exists():
+        """Raise FileNotFoundError if the folder holds no run.
+
+        One that was stopped before its first checkpoint is one, and begins again.
+        """
+        if not self.has_checkpoint and not self.config_path.exists():
             raise FileNotFoundError(
                 f"{self.last_path}: no checkpoint to resume from; check --out or leave out --resume"
             )
@@ -69,6 +81,11 @@ class RunFolder:
             f"{more}; use that of {self.config_path} (training.epochs included, for the learning "
             "rate follows it) or choose another --out"
         )
+
+    def check_unchanged_start(self, given: Mapping[str, Any]) -> None:
+        """Raise ValueError if a run without a checkpoint was begun with other settings."""
+        self.check_unchanged(read_json(self.config_path), given)
+        note(f"{self.path} was stopped before its first checkpoint; it begins again")
 
     def start(
         self, config: Mapping[str, Any], device: torch.device, files: Mapping[str, str]

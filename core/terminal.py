@@ -29,6 +29,7 @@ _REMEDIES = {
     errno.ENOSPC: "free some space or write to another disk",
     errno.EDQUOT: "free some space or write to another disk",
     errno.EROFS: "write to another disk",
+    errno.EIO: "its disk fails or its network is gone; copy it again",
     errno.EACCES: "check its permissions or choose another path",
     errno.EPERM: "check its permissions or choose another path",
     errno.ENOENT: "check the path",
@@ -129,8 +130,13 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
 
 def note(message: str) -> None:
     """Write one line to stderr; of several processes that do the same, the first alone speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         _say(message)
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the first, or only, of the processes that share one job."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(message: str) -> None:

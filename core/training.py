@@ -55,7 +55,8 @@ def fit(
         config: Settings of the loop.
         run_path: Folder for config.json, metrics.jsonl, checkpoints, previews and TensorBoard.
         description: What the run is (recipe, tasks), JSON-able; kept in every checkpoint.
-        resume: Continue the run in `run_path` from its last checkpoint.
+        resume: Continue the run in `run_path` from its last checkpoint, or from its beginning if it
+            was stopped before the first.
         files: Further text files for the folder of a new run, by name.
         wandb: Project of Weights & Biases to log to beside TensorBoard; None for none. It is no
             part of the configuration that a resumed run must repeat.
@@ -65,25 +66,26 @@ def fit(
 
     Raises:
         ValueError: If settings do not fit each other, the package wandb is wanted and missing, the
-            folder holds a run and `resume` is False, or the configuration changed since the run to
-            be resumed was started.
-        FileNotFoundError: If there is no checkpoint to resume from.
+            folder holds a run and `resume` is False, another process trains in it, or the
+            configuration changed since the run to be resumed was started.
+        FileNotFoundError: If there is no run to resume.
         RuntimeError: If the loss, a part of it, a gradient or the score is not finite, or this
             process trained in another precision before.
     """
     folder = RunFolder(run_path)
-    folder.check_resumable() if resume else folder.check_new()
-    run = set_up(model, len(dataset), config, folder, description, wandb)
-    try:
-        run.restore() if resume else run.start(files or {})
-        batches = batches_of(run, dataset)
-        with run.open_log() as log:
-            while run.position.epoch < config.epochs:
-                with run.saving_memory():
-                    _train_epoch(run, batches, loss_fn, log)
-                _finish_epoch(run, validate, log)
-    finally:
-        run.state.release()
+    with folder.hold():
+        folder.check_resumable() if resume else folder.check_new()
+        run = set_up(model, len(dataset), config, folder, description, wandb)
+        try:
+            run.begin(resume, files or {})
+            batches = batches_of(run, dataset)
+            with run.open_log() as log:
+                while run.position.epoch < config.epochs:
+                    with run.saving_memory():
+                        _train_epoch(run, batches, loss_fn, log)
+                    _finish_epoch(run, validate, log)
+        finally:
+            run.state.release()
     return run.result()
 
 

@@ -83,17 +83,26 @@ class Run:
             return contextlib.nullcontext()
         return recomputing(self.state.plain)
 
-    def start(self, files: Mapping[str, str]) -> None:
-        """Write the configuration of the new run."""
+    def begin(self, resume: bool, files: Mapping[str, str]) -> None:
+        """Go back to the last checkpoint of a run that is resumed, or start.
+
+        Args:
+            resume: Whether the folder holds a run to continue.
+            files: Text files for a run that starts, by name.
+
+        Raises:
+            ValueError: If the checkpoint is damaged, or the run has another identity.
+        """
+        if resume and self.folder.has_checkpoint:
+            self._restore()
+            return
+        if resume:
+            self.folder.check_unchanged_start(self.identity)
         if self.accelerator.is_main_process:
             self.folder.start(self.identity, self.accelerator.device, files)
 
-    def restore(self) -> None:
-        """Go back to the last checkpoint.
-
-        Raises:
-            ValueError: If it is damaged or of a run with another identity.
-        """
+    def _restore(self) -> None:
+        """Go back to the last checkpoint."""
         tensors, meta = checkpoint.load(self.folder.last_path, checkpoint.TRAINING_STATE)
         self.folder.check_unchanged({key: meta[key] for key in self.identity}, self.identity)
         self.state.restore(tensors, meta, self.folder.last_path)

@@ -11,6 +11,7 @@ import numpy as np
 
 from core.files import atomic_path, read_json, write_json
 from core.inference import choose_device
+from core.lock import holds
 from core.pictures import write_png
 from core.provenance import collect
 from core.run_folder import finite
@@ -27,6 +28,7 @@ HEADINGS = {"mse": "MSE", "mae": "MAE", "r2": "R2", "pearson": "r", "ssim": "SSI
 SIZE_TOLERANCE = 0.02
 
 
+@holds("out")
 def evaluate(
     run: Path,
     /,

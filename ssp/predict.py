@@ -18,6 +18,7 @@ import tyro
 
 from core.files import check_space, read_json, write_json
 from core.inference import choose_device
+from core.lock import holds
 from core.pictures import side_by_side, write_png
 from core.provenance import collect
 from core.samples import SampleConfig
@@ -36,6 +37,7 @@ Samples = Annotated[SampleConfig, tyro.conf.arg(name="")]
 Input = Annotated[InputConfig, tyro.conf.arg(name="")]
 
 
+@holds("out")
 def predict(
     run: Path,
     stack: Path,

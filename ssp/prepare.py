@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from core.files import atomic_path, check_space, read_json, write_json
+from core.lock import holds
 from core.terminal import note, progress
 from ssp.jobs import Job, Order, Resampling, plan_pairs
 from ssp.lists import Row, read_lists
@@ -32,6 +33,7 @@ LIST_COLUMNS = ("name", "task", "split", "path_signal", "channel_signal", "scene
 LIST_COLUMNS += ("path_target", "channel_target", "scene_target", "time_target")
 
 
+@holds("out")
 def prepare(
     lists: tuple[Path, ...],
     /,

@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 
 from core.files import atomic_path, check_space, read_json, write_json
+from core.lock import holds, names_in
 from core.terminal import note, progress
 from ssp.lists import LIST_NAME
 from ssp.tasks import STRUCTURES
@@ -26,6 +27,7 @@ SIGNAL_NAME = "transmitted light"
 COLUMNS = ("path_signal", "path_target", "channel_signal", "channel_target", "task")
 
 
+@holds("out")
 def simulate(
     out: Path,
     /,
@@ -121,7 +123,7 @@ def _check_options(
 
 def _check_folder(out: Path, parameters: dict[str, Any]) -> None:
     """Raise ValueError if `out` holds anything but this simulation."""
-    if not out.exists() or not any(out.iterdir()):
+    if not names_in(out):
         return
     if not (out / RECORD).is_file():
         raise ValueError(f"{out} already exists and is no simulation; choose another folder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.files import write_json
+from core.lock import holds, names_in
 from core.page import write_page
 from core.provenance import collect
 from core.terminal import note
@@ -19,6 +20,7 @@ from vesuvius.survey import BLOCK
 RECORD, PAGE = "analysis.json", "index.html"
 
 
+@holds("out")
 def analyze(
     fragments: tuple[Path, ...],
     /,
@@ -94,6 +96,5 @@ def _check_options(
         raise ValueError(f"patches {patches} or seed {seed} is negative; give 0 or more")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose a folder for --out")
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if names and not names <= {RECORD, PAGE}:
+    if not names_in(out) <= {RECORD, PAGE}:
         raise ValueError(f"{out} holds other files than an analysis; choose another --out")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from core.files import read_json, write_json
+from core.lock import holds
 from core.provenance import collect
 from core.separate import Piece, run_separately
 from core.terminal import note, progress
@@ -56,6 +57,7 @@ class Entry:
         return f"{self.recipe}-{self.seed}{'-control' if self.is_control else ''}"
 
 
+@holds("out")
 def compare(
     *,
     out: Path,

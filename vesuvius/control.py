@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from core.config import from_dict
-from core.files import atomic_dir, read_json, write_json
+from core.files import atomic_dir, read_json, save_array, write_json
+from core.lock import holds
 from core.metrics import ProbabilityHistogram
 from core.provenance import collect
 from core.terminal import note
@@ -35,6 +36,7 @@ RECORD = "control.json"
 PREPARED = "prepared"
 
 
+@holds("out")
 def control(
     run: Path, /, data: Path, out: Path, seed: int = 0, pretrained: Path | None = None
 ) -> None:
@@ -197,9 +199,9 @@ def _write_shifted(volume: PreparedVolume, folder: Path, seed: tuple[int, int]) 
             os.symlink(file.resolve(), target / file.name)
     label = volume.ink_label & volume.papyrus_mask
     offset = even_shift(label, volume.papyrus_mask, seed)
-    np.save(target / INK_LABEL, np.roll(label, offset, axis=(0, 1)) & volume.papyrus_mask)
+    save_array(target / INK_LABEL, np.roll(label, offset, axis=(0, 1)) & volume.papyrus_mask)
     if volume.ir_image is not None:  # which shows the ink as well
-        np.save(target / IR_IMAGE, np.roll(volume.ir_image, offset, axis=(0, 1)))
+        save_array(target / IR_IMAGE, np.roll(volume.ir_image, offset, axis=(0, 1)))
 
 
 def even_shift(

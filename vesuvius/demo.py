@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from core.files import write_json
+from core.lock import holds
 from core.metrics import fbeta
 from core.steps import Steps
 from core.terminal import note
@@ -31,6 +32,7 @@ SIZE = (1024, 1024)
 STRIDE = 96
 
 
+@holds("out")
 def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
     """Simulate, prepare, train, predict, submit and score; ends with a page of pictures.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.calibration import LogitHistogram
 from core.files import write_json
+from core.lock import holds, names_in
 from core.provenance import collect
 from core.terminal import note, progress
 from vesuvius.evaluation_report import OUTPUTS, text_table, write_evaluation
@@ -23,6 +24,7 @@ from vesuvius.threshold import FLAT, Rule, check_number, choose, threshold_of
 RULES: tuple[Rule, ...] = ("value", "percentile")
 
 
+@holds("out")
 def evaluate(
     sources: tuple[Path, ...],
     /,
@@ -285,7 +287,7 @@ def check_replaceable(out: Path) -> None:
     """Raise ValueError if `out` holds anything but an evaluation, which alone may be replaced."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose a folder as --out")
-    foreign = {path.name for path in out.iterdir()} - OUTPUTS if out.is_dir() else set()
+    foreign = names_in(out) - OUTPUTS
     if foreign:
         raise ValueError(
             f"{out} holds {sorted(foreign)[0]!r}, which is of no evaluation; choose another --out"

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from core.files import named_when_unreadable
+
 NUM_NAMED = 5  # how many missing layers an error names
 CODEC_ERRORS = (RuntimeError, ValueError, zlib.error, lzma.LZMAError)  # classes of all codecs
 
@@ -44,12 +46,21 @@ class TiffLayer:
     offset: int | None
 
     def read(self, y_start: int, y_stop: int) -> np.ndarray:
-        """Return rows y_start..y_stop as stored, (rows, X)."""
+        """Return rows y_start..y_stop as stored, (rows, X).
+
+        Raises:
+            ValueError: If the file is shorter than it was, or damaged.
+        """
         if self.offset is None:
             return self._decode(y_start, y_stop)
         width = self.shape[1]
         start = self.offset + y_start * width * self.dtype.itemsize
         rows = np.fromfile(self.path, self.dtype, (y_stop - y_start) * width, offset=start)
+        if rows.size < (y_stop - y_start) * width:
+            raise ValueError(
+                f"{self.path} cannot be read to row {y_stop - 1}: it was cut off or its disk "
+                "fails; copy it again"
+            )
         return rows.reshape(-1, width)
 
     def _decode(self, y_start: int, y_stop: int) -> np.ndarray:
@@ -59,7 +70,7 @@ class TiffLayer:
             ValueError: If one of them is damaged.
         """
         band = np.zeros((y_stop - y_start, self.shape[1]), self.dtype)
-        with tifffile.TiffFile(self.path) as tif:
+        with named_when_unreadable(self.path), tifffile.TiffFile(self.path) as tif:
             page = tif.pages[0]
             chunk_height, per_row = page.chunks[0], page.chunked[1]
             first, last = y_start // chunk_height, -(-y_stop // chunk_height)
@@ -118,7 +129,7 @@ def open_layers(folder: Path, first: int | None = None) -> TiffLayers:
         ValueError: If a layer is missing, stray or given twice, is truncated, cannot be decoded,
             is not one channel of uint8 or uint16, or differs from the first in size or type.
     """
-    layers = [_read_header(path) for path in _numbered_files(folder, first)]
+    layers = [read_layer(path) for path in _numbered_files(folder, first)]
     reference = layers[0]
     for layer in layers[1:]:
         _check_alike(layer.path, _size(layer.shape), reference.path, _size(reference.shape))
@@ -194,10 +205,14 @@ def _check_gapless(folder: Path, by_number: dict[int, str], first: int | None) -
     )
 
 
-def _read_header(path: Path) -> TiffLayer:
-    """Read and check the header of one layer."""
+def read_layer(path: Path) -> TiffLayer:
+    """Open a layer: read and check its header.
+
+    Raises:
+        ValueError: If it is truncated, or no layer that can be read.
+    """
     try:
-        with tifffile.TiffFile(path) as tif:
+        with named_when_unreadable(path), tifffile.TiffFile(path) as tif:
             num_pages, page = len(tif.pages), tif.pages[0]
             _check_complete(path, page)
             _check_page(path, page, num_pages)

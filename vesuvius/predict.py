@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from core.inference import Journal, Write, choose_device, stream
+from core.lock import locked
 from core.provenance import collect
 from core.terminal import note, progress
 from core.tiling import TilePlan
@@ -94,7 +95,8 @@ def predict(
         "stride": stride,
     }
     folder = PredictionFolder(out, settings, computing, averaged.mc_samples, grid)
-    _Job(ensemble, seen, grid, settings, computing).fill(folder)
+    with locked(out):
+        _Job(ensemble, seen, grid, settings, computing).fill(folder)
 
 
 def _computing(device: str, batch_size: int) -> dict[str, Any]:

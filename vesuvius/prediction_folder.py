@@ -13,6 +13,7 @@ import tifffile
 
 from core.files import read_json, write_json
 from core.inference import Journal
+from core.lock import names_in
 from core.pictures import captioned, shrink, side_by_side, write_png
 from vesuvius.maps import MapFile
 from vesuvius.moments import MomentMaps
@@ -68,7 +69,7 @@ class PredictionFolder:
         """
         provenance = self.path / "provenance.json"
         if not (self.path / "prob.tif").exists() or not provenance.exists():
-            names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+            names = names_in(self.path)
             if names and not names & {*UNFINISHED, "moments.tif"}:
                 raise ValueError(
                     f"{self.path} holds other files and no prediction; choose another --out"

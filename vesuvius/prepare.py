@@ -2,7 +2,7 @@
 
 The layers are read once, a band of rows at a time, and every band is transposed from (Z, rows, X)
 to (rows, X, Z) and appended, so memory does not grow with the fragment. The folder appears under
-its name when all of it is written.
+its name when all of it is written; until then it is a draft, whose bands are not read again.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from core.files import atomic_dir, check_space, read_json, write_json
+from core.draft import Draft
+from core.files import check_space, read_json, save_array, write_json
+from core.lock import locked
 from core.terminal import note, progress
 from vesuvius.fragment import Fragment, VolumeReader, fingerprint, open_fragment
 from vesuvius.prepared import (
@@ -44,7 +47,7 @@ def prepare(
 ) -> None:
     """Convert fragments to prepared volumes, from which training and prediction read fast.
 
-    A fragment that is already there is skipped.
+    A fragment that is already there is skipped; one that was stopped half-way continues.
 
     Args:
         fragments: Folders of fragments: Kaggle layout, scroll segment, TIFF layers or OME-Zarr.
@@ -80,9 +83,11 @@ def prepare_fragment(
     """
     fragment = _open(fragment_path, voxel_size, input_voxel_size)
     target = _target(fragment, Path(out_dir))
-    if not _is_finished(fragment, target):
-        with atomic_dir(target) as folder:
-            _write_store(fragment, folder)
+    with locked(target.parent, target.name):
+        draft = Draft(target)
+        draft.settle()
+        if not _is_finished(fragment, target):
+            _write_store(fragment, draft)
     return target
 
 
@@ -114,7 +119,7 @@ def _find_pending(
             depths[path] = fragment.volume.shape[0]
         if not _is_finished(fragment, target):
             pending.append(path)
-            size += math.prod(fragment.volume.shape)
+            size += math.prod(fragment.volume.shape) - Draft(target).held_bytes()
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} fragments would become {target}; rename their folders")
@@ -175,22 +180,34 @@ def _is_finished(fragment: Fragment, target: Path) -> bool:
     return True
 
 
-def _write_store(fragment: Fragment, folder: Path) -> None:
-    """Write all files of a prepared volume."""
-    num_layers, height, width = fragment.volume.shape
+def _write_store(fragment: Fragment, draft: Draft) -> None:
+    """Write a prepared volume, or the rest of one.
+
+    Raises:
+        ValueError: If the fragment changes meanwhile.
+    """
     identity = fingerprint(fragment)
-    with progress(f"preparing {fragment.name}", height, "rows") as advance:
-        layer_sha256 = _write_volume(fragment.volume, folder / "volume.npy", advance)
-    np.save(folder / "papyrus_mask.npy", fragment.papyrus_mask)
+    with draft.begin({"format_version": FORMAT_VERSION, "fingerprint": identity}) as done:
+        with progress(f"preparing {fragment.name}", fragment.volume.shape[1], "rows") as advance:
+            layer_sha256 = _write_volume(fragment.volume, draft, done, advance)
+        _write_maps(fragment, draft.folder, layer_sha256, identity)
+        if fingerprint(fragment) != identity:
+            raise ValueError(f"{fragment.path} changed while it was prepared; prepare it again")
+
+
+def _write_maps(fragment: Fragment, folder: Path, layer_sha256: list[str], identity: str) -> None:
+    """Write what there is beside the voxels, and what they are."""
+    num_layers, height, width = fragment.volume.shape
+    save_array(folder / "papyrus_mask.npy", fragment.papyrus_mask)
     if fragment.ink_label is not None:
-        np.save(folder / INK_LABEL, fragment.ink_label)
+        save_array(folder / INK_LABEL, fragment.ink_label)
     if fragment.labelled_area is not None:
-        np.save(folder / LABELLED, fragment.labelled_papyrus)
+        save_array(folder / LABELLED, fragment.labelled_papyrus)
     if fragment.ir_image is not None:
-        np.save(folder / IR_IMAGE, fragment.ir_image)
+        save_array(folder / IR_IMAGE, fragment.ir_image)
     volume = LayersInnermost(np.load(folder / "volume.npy", mmap_mode="r"))
     histograms = layer_histograms(volume, fragment.papyrus_mask)
-    np.save(folder / "layer_histograms.npy", histograms)
+    save_array(folder / "layer_histograms.npy", histograms)
     statistics = VolumeStatistics(histograms)
     mean, std = statistics.mean_std(0, num_layers)
     note_low_contrast(fragment.path, std)
@@ -217,19 +234,37 @@ def _write_store(fragment: Fragment, folder: Path) -> None:
     write_json(folder / "volume.json", info)
 
 
-def _write_volume(volume: VolumeReader, path: Path, advance: Callable[[int], None]) -> list[str]:
-    """Write the voxels as (Y, X, Z) and return the SHA-256 of each layer's uint8 (Y, X)."""
+def _write_volume(
+    volume: VolumeReader, draft: Draft, done: Mapping[int, int], advance: Callable[[int], None]
+) -> list[str]:
+    """Write the voxels as (Y, X, Z) and return the SHA-256 of each layer's uint8 (Y, X).
+
+    A band that is there already is read from there, for the sake of the hashes, not from its
+    source.
+    """
     num_layers, height, width = volume.shape
     rows = max(1, BAND_BYTES // (num_layers * width))
     digests = [hashlib.sha256() for _ in range(num_layers)]
     header = {"descr": "|u1", "fortran_order": False, "shape": (height, width, num_layers)}
-    with path.open("wb") as file:
+    path = draft.folder / "volume.npy"
+    path.touch()
+    with path.open("r+b") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for y_start in range(0, height, rows):
             y_stop = min(y_start + rows, height)
-            band = volume.read(0, num_layers, y_start, y_stop)
+            place = file.tell()
+            stored = file.read((y_stop - y_start) * width * num_layers) if y_start in done else b""
+            if stored and done[y_start] == zlib.crc32(stored):
+                voxels = np.frombuffer(stored, np.uint8).reshape(-1, num_layers)
+                band = cv2.transpose(voxels).reshape(num_layers, -1, width)
+            else:
+                band = volume.read(0, num_layers, y_start, y_stop)
+                voxels = cv2.transpose(band.reshape(num_layers, -1))
+                file.seek(place)
+                file.write(voxels)
+                file.flush()
+                draft.finish(y_start, zlib.crc32(voxels))
             for digest, layer in zip(digests, band, strict=True):
                 digest.update(layer)
-            file.write(cv2.transpose(band.reshape(num_layers, -1)))
             advance(y_stop - y_start)
     return [digest.hexdigest() for digest in digests]

@@ -9,6 +9,7 @@ from.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -54,6 +55,14 @@ class PreparedVolume:
     info: dict[str, Any]
     labelled_papyrus: np.ndarray
     ir_image: np.ndarray | None = None
+
+    def sha256(self) -> str:
+        """Return the hash of all that is trained on; every byte is read, which takes a while."""
+        from core.provenance import file_hash
+
+        files = sorted(self.path.glob("[!.]*.npy"))
+        told = "".join(f"{file.name} {file_hash(file)}\n" for file in files)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         with_label = self.ink_label is not None or self.ir_image is not None

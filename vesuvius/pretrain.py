@@ -234,4 +234,5 @@ def describe(
         "pieces": [asdict(piece) for piece in pieces],
         "points_sha256": hashlib.sha256(points_csv(points).encode()).hexdigest(),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
+        "data_sha256": {name: volume.sha256() for name, volume in volumes.items()},
     }

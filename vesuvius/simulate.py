@@ -8,7 +8,8 @@ about real papyrus.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +19,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from core.files import atomic_dir, read_json, write_json
+from core.draft import Draft
+from core.files import atomic_path, check_space, read_json, write_json
+from core.lock import locked
 from core.terminal import note, progress
 from vesuvius import rle
 from vesuvius.fragment import read_binary_png
 from vesuvius.glyphs import draw_text
+from vesuvius.layers import TiffLayer, read_layer
 from vesuvius.phantom import Phantom, Physics
 from vesuvius.texture import NOISE_ROWS, SmoothField
 
@@ -48,7 +52,8 @@ def simulate(
 ) -> None:
     """Write a synthetic fragment in Kaggle layout.
 
-    A folder that holds this very simulation is left as it is.
+    A folder that holds this very simulation is left as it is; one that was stopped half-way
+    continues.
 
     Args:
         out: Folder to create; its name becomes the fragment's.
@@ -76,19 +81,23 @@ def simulate(
         "papyrus_mask": _identity(papyrus_mask),
         "physics": asdict(physics),
     }
-    if _is_finished(out, parameters):
-        note(f"{out} already holds this simulation; nothing to do")
-        return
-    with atomic_dir(out) as partial:
-        _write_binary_png(partial / "mask.png", mask)
-        _write_binary_png(partial / "inklabels.png", label)
-        (partial / "inklabels_rle.csv").write_text(
-            f"Id,Predicted\n{out.name},{rle.encode(label)}", encoding="utf-8"
-        )
+    with locked(out.parent, out.name):
+        draft = Draft(out)
+        draft.settle()
+        if _is_finished(out, parameters):
+            note(f"{out} already holds this simulation; nothing to do")
+            return
+        check_space(out, 2 * layers * mask.size - draft.held_bytes())
         phantom = Phantom(mask, label, layers, seed, physics)
-        with progress(f"simulate {out.name}", mask.shape[0], "rows") as advance:
-            _write_voxels(phantom, partial, advance)
-        write_json(partial / RECORD, parameters)
+        with draft.begin(parameters) as done:
+            _write_binary_png(draft.folder / "mask.png", mask)
+            _write_binary_png(draft.folder / "inklabels.png", label)
+            (draft.folder / "inklabels_rle.csv").write_text(
+                f"Id,Predicted\n{out.name},{rle.encode(label)}", encoding="utf-8"
+            )
+            with progress(f"simulate {out.name}", mask.shape[0], "rows") as advance:
+                _write_voxels(phantom, draft, done, advance)
+            write_json(draft.folder / RECORD, parameters)
 
 
 def draw_papyrus_mask(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -173,23 +182,33 @@ def _is_finished(out: Path, parameters: dict[str, Any]) -> bool:
     )
 
 
-def _write_voxels(phantom: Phantom, folder: Path, advance: Callable[[int], None]) -> None:
-    """Write the layers and the infrared photograph, a few bands of rows at a time."""
+def _write_voxels(
+    phantom: Phantom, draft: Draft, done: Mapping[int, int], advance: Callable[[int], None]
+) -> None:
+    """Write the layers and the infrared photograph, a few bands of rows at a time.
+
+    Of a band that is there already only the rows of the photograph are made again.
+    """
     num_layers, height, width = phantom.shape
-    (folder / "surface_volume").mkdir()
-    paths = [folder / "surface_volume" / f"{z:02}.tif" for z in range(num_layers)]
-    offsets = [_create_layer(path, (height, width)) for path in paths]
+    folder = draft.folder / "surface_volume"
+    folder.mkdir(exist_ok=True)
+    layers = [_open_layer(folder / f"{z:02}.tif", (height, width)) for z in range(num_layers)]
     photograph = np.empty((height, width), dtype=np.uint8)
 
     def write_band(y_start: int) -> int:
         y_stop = min(y_start + BAND_ROWS, height)
-        volume = phantom.read(y_start, y_stop)
-        for path, offset, rows in zip(paths, offsets, volume, strict=True):
-            with path.open("r+b") as file:
-                file.seek(offset + y_start * width * rows.itemsize)
-                file.write(rows.tobytes())
         photograph[y_start:y_stop] = phantom.read_infrared(y_start, y_stop)
+        if y_start not in done or done[y_start] != stored_checksum(y_start, y_stop):
+            volume = phantom.read(y_start, y_stop)
+            for layer, rows in zip(layers, volume, strict=True):
+                with layer.path.open("r+b") as file:
+                    file.seek(layer.offset + y_start * width * rows.itemsize)
+                    file.write(rows.tobytes())
+            draft.finish(y_start, zlib.crc32(volume))
         return y_stop - y_start
+
+    def stored_checksum(y_start: int, y_stop: int) -> int:
+        return zlib.crc32(np.stack([layer.read(y_start, y_stop) for layer in layers]))
 
     pool = ThreadPoolExecutor(NUM_THREADS)
     try:
@@ -197,12 +216,15 @@ def _write_voxels(phantom: Phantom, folder: Path, advance: Callable[[int], None]
             advance(num_rows)
     finally:
         pool.shutdown(cancel_futures=True)
-    Image.fromarray(photograph).save(folder / "ir.png")
+    Image.fromarray(photograph).save(draft.folder / "ir.png")
 
 
-def _create_layer(path: Path, size: tuple[int, int]) -> int:
-    """Create an uncompressed layer of zeros and return the position of its first pixel in bytes."""
-    return tifffile.memmap(path, shape=size, dtype=np.uint16, photometric="minisblack").offset
+def _open_layer(path: Path, size: tuple[int, int]) -> TiffLayer:
+    """Return an uncompressed layer, all zeros unless it was there already."""
+    if not path.exists():
+        with atomic_path(path) as partial:
+            tifffile.memmap(partial, shape=size, dtype=np.uint16, photometric="minisblack")
+    return read_layer(path)
 
 
 def _write_binary_png(path: Path, image: np.ndarray) -> None:

@@ -14,6 +14,7 @@ import tyro
 from core.config import to_dict
 from core.inference import choose_device
 from core.plan import plan, summary
+from core.run_folder import RunFolder
 from core.terminal import note
 from core.training import FitResult, fit
 from core.unet3d import TaskConditioned
@@ -135,7 +136,7 @@ def train(
     model = build_network(recipe.network, recipe.window.num_layers, len(tasks.names))
     check_network(model, tasks)
     note_unknown(pieces, tasks)
-    if not resume:
+    if not (resume and RunFolder(out).has_checkpoint):
         load_pretrained(model, recipe, start)
     _note_plan(model, recipe)
     return fit(
@@ -302,4 +303,5 @@ def describe(
             "".join(points_files(points).values()).encode()
         ).hexdigest(),
         "data": {name: volume.info["fingerprint"] for name, volume in volumes.items()},
+        "data_sha256": {name: volume.sha256() for name, volume in volumes.items()},
     }

@@ -7,9 +7,10 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from core.files import atomic_dir, atomic_path, read_json, write_json
+from core.files import atomic_dir, atomic_path, read_json, save_array, write_json
 
 
 def test_a_file_appears_only_when_the_block_has_ended(tmp_path):
@@ -79,6 +80,20 @@ def test_a_full_disk_names_the_output(tmp_path, atomic):
         fail_half_way(atomic(path), OSError(errno.ENOSPC, "No space left on device"))
     assert caught.value.filename == str(path)
     assert os.listdir(tmp_path) == []
+
+
+def test_an_array_is_written_as_numpy_does(tmp_path):
+    array = np.arange(60, dtype=np.int64).reshape(5, 12)[:, ::2]
+    save_array(tmp_path / "array.npy", array)
+    np.save(tmp_path / "by_numpy.npy", array)
+    assert (tmp_path / "array.npy").read_bytes() == (tmp_path / "by_numpy.npy").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_array_on_a_full_disk_names_the_file():
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_array("/dev/full", np.zeros(10**6))
+    assert caught.value.filename == "/dev/full"
 
 
 def test_json_survives_a_round_trip(tmp_path):

@@ -240,14 +240,9 @@ def test_full_disk_while_predicting_names_the_file_and_keeps_what_is_done(
 def test_output_that_cannot_be_written(fails, fragments, run, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    fails(
-        "prepare",
-        fragments["1"],
-        "--out",
-        blocked,
-        says="partial.vol: Not a directory; check the path",
-    )
-    fails("predict", run, fragments["a"], "--out", blocked, says="file: ")
+    says = f"{blocked} is a file; choose a folder to write into"
+    fails("prepare", fragments["1"], "--out", blocked, says=says)
+    fails("predict", run, fragments["a"], "--out", blocked, says=says)
     prediction = write_prediction(tmp_path / "a", np.eye(20))
     fails("submit", prediction, "--out", blocked / "s.csv", says="file: ")
     assert blocked.read_text() == "not a folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 
 from vesuvius import prepare as prepare_module
 from vesuvius.fragment import fingerprint, open_fragment
+from vesuvius.layers import TiffLayers
 from vesuvius.prepare import prepare, prepare_fragment
 from vesuvius.prepared import LayersInnermost, open_prepared
 from vesuvius.statistics import layer_histograms
@@ -114,19 +116,99 @@ def test_a_changed_fragment_is_not_taken_for_the_stored_one(fragment: Path, tmp_
         prepare((fragment,), out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_interrupted_work_leaves_nothing_and_is_repeated(
-    fragment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+def stop_in_row(
+    fragment: Path, out: Path, row: int, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> list[int]:
+    """Prepare until a row is to be read, and return where the bands begin that were read."""
+    starts: list[int] = []
+
+    def read(volume: TiffLayers, z_start: int, z_stop: int, y_start: int, y_stop: int) -> object:
+        if y_stop > row:
+            raise error
+        starts.append(y_start)
+        return whole_read(volume, z_start, z_stop, y_start, y_stop)
+
+    whole_read = TiffLayers.read
+    with monkeypatch.context() as context:
+        context.setattr(TiffLayers, "read", read)
+        with pytest.raises(type(error)) if row < SHAPE[1] else contextlib.nullcontext():
+            prepare_fragment(fragment, out)
+    return starts
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = [sorted(os.listdir(path)) for path in (one, other)]
+    return names[0] == names[1] and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names[0]
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+def test_stopped_work_continues_with_the_bands_that_are_missing(
+    fragment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def stop(*_: object) -> None:
-        raise error
+    whole = prepare_fragment(fragment, tmp_path / "whole")
+    monkeypatch.setattr(prepare_module, "BAND_BYTES", 5 * SHAPE[0] * SHAPE[2])
+    first = stop_in_row(fragment, tmp_path / "out", 27, monkeypatch, error)
+    assert os.listdir(tmp_path / "out") == [".1.partial.vol"]
+    rest = stop_in_row(fragment, tmp_path / "out", 1000, monkeypatch, error)
+    assert [first, rest] == [list(range(0, 25, 5)), list(range(25, SHAPE[1], 5))]
+    assert same_files(whole, tmp_path / "out" / "1.vol")
+    assert os.listdir(tmp_path / "out") == ["1.vol"]
+
+
+def test_a_band_that_is_not_what_was_written_is_read_again(
+    fragment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prepare_fragment(fragment, tmp_path / "whole")
+    monkeypatch.setattr(prepare_module, "BAND_BYTES", 5 * SHAPE[0] * SHAPE[2])
+    stop_in_row(fragment, tmp_path / "out", 27, monkeypatch, KeyboardInterrupt())
+    volume = tmp_path / "out" / ".1.partial.vol" / "volume.npy"
+    content = volume.read_bytes()
+    place = 128 + 12 * SHAPE[0] * SHAPE[2]
+    volume.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    rest = stop_in_row(fragment, tmp_path / "out", 1000, monkeypatch, KeyboardInterrupt())
+    assert rest == [10, *range(25, SHAPE[1], 5)]
+    assert same_files(whole, tmp_path / "out" / "1.vol")
+
+
+def test_a_fragment_changed_while_half_of_it_is_prepared_is_not_blended(
+    fragment: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(prepare_module, "BAND_BYTES", 5 * SHAPE[0] * SHAPE[2])
+    stop_in_row(fragment, tmp_path / "out", 27, monkeypatch, KeyboardInterrupt())
+    tifffile.imwrite(fragment / "surface_volume" / "03.tif", np.full(SHAPE[1:], 7 << 8, np.uint16))
+    capsys.readouterr()
+    prepare((fragment,), out=tmp_path / "out")
+    assert "1.vol: what was begun was of other input" in capsys.readouterr().err
+    assert same_files(prepare_fragment(fragment, tmp_path / "whole"), tmp_path / "out" / "1.vol")
+
+
+def test_a_fragment_changed_by_the_time_it_is_prepared_is_refused(
+    fragment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count_and_change(*arguments: object) -> np.ndarray:
+        os.utime(fragment / "surface_volume" / "00.tif", ns=(0, 1))
+        return layer_histograms(*arguments)
 
     with monkeypatch.context() as context:
-        context.setattr(prepare_module, "layer_histograms", stop)
-        with pytest.raises(error):
-            prepare_fragment(fragment, tmp_path / "out")
-    assert os.listdir(tmp_path / "out") == []
-    open_prepared(prepare_fragment(fragment, tmp_path / "out"))
+        context.setattr(prepare_module, "layer_histograms", count_and_change)
+        with pytest.raises(ValueError, match="1 changed while it was prepared; prepare it again"):
+            prepare((fragment,), out=tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == [".1.partial.vol"]
+    prepare((fragment,), out=tmp_path / "out")
+    assert same_files(prepare_fragment(fragment, tmp_path / "whole"), tmp_path / "out" / "1.vol")
+
+
+def test_a_layer_cut_off_after_it_was_opened_is_named(fragment: Path, tmp_path: Path) -> None:
+    opened = open_fragment(fragment)
+    layer = fragment / "surface_volume" / "02.tif"
+    os.truncate(layer, layer.stat().st_size - 100)
+    with pytest.raises(ValueError, match=r"02\.tif cannot be read to row 52: .* copy it again"):
+        opened.volume.read(0, SHAPE[0], 40, SHAPE[1])
 
 
 def test_all_fragments_are_checked_before_the_first_is_converted(tmp_path: Path) -> None:

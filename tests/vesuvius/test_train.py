@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -256,6 +257,20 @@ def test_resume_with_a_changed_recipe_is_refused(run, prepared):
         train(prepared, run, changed, resume=True)
     with pytest.raises(ValueError, match="--resume or choose another --out"):
         train(prepared, run, recipe)
+
+
+@pytest.mark.parametrize("name", ["volume.npy", "ink_label.npy", "papyrus_mask.npy"])
+def test_data_changed_under_a_half_done_run_are_noticed(run, prepared, tmp_path, name):
+    """One voxel or pixel in the last row of one volume, time of the file untouched."""
+    data = shutil.copytree(prepared, tmp_path / "data")
+    train(data, run, tiny_recipe(), resume=True)  # a copy is as good
+    path = data / "2.vol" / name
+    times = path.stat()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"resumed with another .*description\.data_sha256\.2 was"):
+        train(data, run, tiny_recipe(), resume=True)
 
 
 def test_the_points_of_a_run_are_kept_and_follow_from_the_seed(run, prepared, tmp_path):
