@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 
 from core.files import read_json
+from core.lock import holds
 from core.page import figure, plot_bytes, table, write_page
 from core.pictures import captioned, png_bytes, side_by_side
 from core.steps import Steps
@@ -39,6 +40,7 @@ IMAGES = 6
 PASSES_PER_EPOCH = 24  # over 18 images: 324 steps
 
 
+@holds("out")
 def demo(out: Path = Path("runs/cells"), seed: int = 0) -> None:
     """Simulate cells, prepare, train RepMode, score and predict; ends with a page of pictures.
 

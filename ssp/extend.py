@@ -45,10 +45,9 @@ def extend(
     """Teach a trained network one structure more, from images of that structure alone.
 
     Every mixture of experts of RepMode gets one more expert and the new structure its own gates;
-    all else is frozen, so that the structures it knows are predicted as before, bit for bit. A
-    Multi-Head network gets a decoder or last layer more and learns as a whole, so that it may
-    forget. The new run folder is one like any other: it can be evaluated, used to predict, and
-    extended again.
+    all else is frozen, so the structures it knows are predicted as before, bit for bit. Multi-Head
+    gets a decoder or last layer more and learns as a whole, so it may forget. The new run folder
+    is one like any other: it can be evaluated, used to predict, and extended again.
 
     Args:
         run: Run folder of `ssp train` or `ssp extend`, one of its checkpoints, or an official
@@ -62,8 +61,8 @@ def extend(
 
     Raises:
         FileNotFoundError: If the run or the data do not exist.
-        ValueError: If the structure is known already, has no images, the images do not fit, or the
-            network is neither RepMode nor Multi-Head.
+        ValueError: If the structure is known already or has no images, the images do not fit, or
+            the network is neither RepMode nor Multi-Head.
     """
     model, prepared = load_model(run), open_data(data)
     if task in model.tasks:
@@ -77,11 +76,10 @@ def extend(
     num_layers = images.check(recipe)
     _check_images(model, images, num_layers)
     torch.manual_seed(recipe.training.seed)
-    is_multi_head = isinstance(recipe.network, MultiHeadConfig)
-    extended = _with_one_head_more(model) if is_multi_head else extend_network(model.network)
+    extended, num_extensions = _grown(model)
     trained = sum(p.numel() for p in extended.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in extended.parameters())
-    note(f"{images.summary}; {trained:,} of {whole:,} parameters learn, the others stay")
+    note(f"{images.summary}; {trained:,} of {whole:,} parameters learn")
     known = model.facts | images.facts
     return fit_images(
         extended,
@@ -90,7 +88,7 @@ def extend(
         out,
         (*model.tasks, task),
         resume,
-        num_extensions=model.num_extensions + (not is_multi_head),
+        num_extensions=num_extensions,
         extended_from=model.sha256,
         targets={name: asdict(facts) for name, facts in known.items()},
         voxel_size_um=model.voxel_size_um or images.voxel_size_um,
@@ -105,13 +103,15 @@ def _recipe(model: CellModel, epochs: int | None, learning_rate: float | None) -
     return replace(recipe, training=replace(recipe.training, **changes))
 
 
-def _with_one_head_more(model: CellModel) -> TaskConditioned:
-    """Return a Multi-Head network with parts for one task more, those new at random."""
-    assert model.recipe is not None
-    wider = build_network(model.recipe.network, len(model.tasks) + 1, model.num_layers)
+def _grown(model: CellModel) -> tuple[TaskConditioned, int]:
+    """Return the network of one task more, what is new at random, and its `num_extensions`."""
+    recipe = model.recipe
+    if recipe is None or not isinstance(recipe.network, MultiHeadConfig):
+        return extend_network(model.network), model.num_extensions + 1
+    wider = build_network(recipe.network, len(model.tasks) + 1, model.num_layers)
     found = wider.load_state_dict(model.network.state_dict(), strict=False)
     assert not found.unexpected_keys
-    return wider
+    return wider, model.num_extensions
 
 
 def official_recipe(network: TaskConditioned) -> CellRecipe:

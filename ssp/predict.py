@@ -54,11 +54,10 @@ def predict(
     """Predict fluorescence from a transmitted-light image with a trained model.
 
     The image is z-scored as a whole, resampled to the voxel size of training, predicted in
-    overlapping tiles that are blended with Gaussian weights, and the prediction brought back to the
-    voxels of the image. Writes one float32 image for each task, in standard deviations of the
-    fluorescence, a picture of the planes in its middle, and where it comes from. With Monte Carlo
-    samples it is their mean, and a second image their standard deviation. The same command again
-    continues where it was stopped, and does nothing once it is finished.
+    overlapping tiles blended with Gaussian weights, and the prediction brought back to its own
+    voxels. Writes one float32 image for each task, in standard deviations of the fluorescence, a
+    picture of the planes in its middle, and where it comes from; of Monte Carlo samples the mean,
+    and their standard deviation as a second image. The same command again continues.
 
     Args:
         run: Run folder of `ssp train` or `ssp extend`, one of its checkpoints, or an official

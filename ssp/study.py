@@ -16,6 +16,7 @@ from typing import Any
 
 from core.config import to_dict
 from core.files import read_json, write_json
+from core.lock import locked
 from core.separate import Piece, peak_mib, run_separately
 from core.terminal import note, progress
 from ssp.budget import BUDGETS, Budget, BudgetName
@@ -119,12 +120,13 @@ class Study:
         """Run what is missing of some trials; return what each found.
 
         Raises:
-            ValueError: If a finished run was trained when its recipe was another one.
+            ValueError: If a finished run was trained when its recipe was another one, or another
+                process trains runs of this study.
         """
         trials = tuple(dict.fromkeys(trials))
         for trial in trials:
             self._check_finished(trial)
-        with progress("training", len(trials), "runs") as advance:
+        with locked(self.out), progress("training", len(trials), "runs") as advance:
             for has_base in (False, True):  # what begins from another run comes after it
                 found = [trial for trial in trials if (trial.base is not None) == has_base]
                 missing = [trial for trial in found if not self._result(trial).exists()]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from core.config import from_dict, to_dict
 from core.files import atomic_path, check_space, named_when_full, read_json, write_json
+from core.lock import holds
 from core.terminal import note, progress
 from vesuvius.kaggle_client import COMPETITION, KaggleClient
 
@@ -31,6 +32,7 @@ class Downloaded:
     files: dict[str, int]
 
 
+@holds("out")
 def download(out: Path = Path("kaggle"), competition: str = COMPETITION) -> None:
     """Download the competition's data, ready for `vesuvius prepare OUT/train/1`.
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from core.lock import holds
 from core.terminal import note
 from vesuvius.kaggle_build import DATASET_METADATA, Build, Pushed, folder_hash, open_build
 from vesuvius.kaggle_client import BROKEN, READY, KaggleClient
@@ -16,6 +17,7 @@ PATIENCE_S = 1800.0
 LONGEST_PAUSE_S = 15.0
 
 
+@holds("build")
 def push(build: Path, /) -> None:
     """Upload a dataset and then the kernel that uses it, which Kaggle runs at once.
 

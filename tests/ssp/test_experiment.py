@@ -19,6 +19,7 @@ from ssp.model import load_model
 from ssp.networks.registry import METHODS
 from ssp.recipes import PATCH_SIZE, PatchConfig
 from ssp.study import StudyOptions, Trial, open_study
+from tests.core.test_lock import held_elsewhere
 from tests.ssp.cells import TASKS, prepared, tiny_recipe
 
 SMALLEST = Budget(2, 1, tiny_recipe().patches, tiny_recipe(epochs=1).training, epochs_alone=2)
@@ -165,6 +166,8 @@ def test_what_cannot_be_done_is_refused(options, first_table, tmp_path):
         StudyOptions(tmp_path, seeds=0)
     with refused("--budget paper needs images"):
         open_study(StudyOptions(tmp_path, budget="paper"))
+    with held_elsewhere(options.out), refused("is being written by process"):
+        table1(study=options, methods=("repmode",))
     other = prepared(tmp_path / "other", tasks=TASKS)
     with refused("is a study with another images_sha256"):
         open_study(replace(options, data=other))

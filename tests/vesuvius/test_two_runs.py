@@ -34,13 +34,15 @@ def commands(fragments, prepared, run, tmp_path):
         "control": (("control", run, "--data", prepared, "--out", out), out, ""),
         "compare": (("compare", "--out", out), out, ""),
         "demo": (("demo", "--out", out), out, ""),
+        "download": (("kaggle", "download", "--out", out), out, ""),
+        "push": (("kaggle", "push", out), out, ""),
     }
 
 
 @pytest.mark.parametrize(
     "name",
     ["simulate", "prepare", "train", "predict", "analyze", "evaluate", "control", "compare",
-     "demo"],
+     "demo", "download", "push"],
 )  # fmt: skip
 def test_a_second_command_is_refused(commands, name, monkeypatch, capsys):
     arguments, folder, held = commands[name]
@@ -62,6 +64,7 @@ def test_a_second_command_is_refused(commands, name, monkeypatch, capsys):
         ("prepare", "none.csv", "--out", "OUT"),
         ("predict", "run", "stack", "--out", "OUT"),
         ("evaluate", "run", "--data", "prepared", "--out", "OUT"),
+        ("demo", "--out", "OUT"),
     ],
 )
 def test_a_second_command_for_cells_is_refused(arguments, tmp_path, monkeypatch, capsys):
