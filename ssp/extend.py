@@ -80,7 +80,6 @@ def extend(
     trained = sum(p.numel() for p in extended.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in extended.parameters())
     note(f"{images.summary}; {trained:,} of {whole:,} parameters learn")
-    known = model.facts | images.facts
     return fit_images(
         extended,
         images,
@@ -90,7 +89,7 @@ def extend(
         resume,
         num_extensions=num_extensions,
         extended_from=model.sha256,
-        targets={name: asdict(facts) for name, facts in known.items()},
+        targets={name: asdict(known) for name, known in (model.facts | images.facts).items()},
         voxel_size_um=model.voxel_size_um or images.voxel_size_um,
     )
 
