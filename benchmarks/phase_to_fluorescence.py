@@ -6,16 +6,17 @@ Seeds that WORK has are not trained again; other recipes stay in the result file
 
 FOLDER holds `phase_z13.ome.tif`, 13 planes of phase contrast of 512 x 512 pixels, and max
 projections of DAPI, MAP2 and NFH of the same field. Left and right half are cut out as files of
-their own, with 8 columns between them that belong to neither, and binned to the scale of each
-structure: somas 4 x 4, neurites 2 x 2, planes to 4. Each structure is an image of its own with one
-label. Then `ssp prepare`, `ssp train`, `ssp evaluate` and `ssp predict` do the rest: nothing sees a
-pixel of the right half before the scores are taken, z-scores included.
+their own, with 8 columns between them that belong to neither, and binned as the recipe has it. Each
+structure is an image of its own with one label. Then `ssp prepare`, `ssp train`, `ssp evaluate` and
+`ssp predict` do the rest: nothing sees a pixel of the right half before the scores are taken,
+z-scores included.
 
 Training is one epoch, so that no network is chosen by a score. Settings were compared on the left
 half alone, on rows that training had not seen; `averaged` and `larger-patches` were fixed after
-`decayed` had been scored on the right. The ridge regression (`benchmarks/ridge.py`) is fitted on
-the same left half, at full resolution and in all its pixels. Scores are taken at full resolution,
-predictions enlarged linearly.
+`decayed` had been scored on the right, and `gain` after all three, whose maps were too timid where
+the right half is brighter than anything in the left. The ridge regression (`benchmarks/ridge.py`)
+is fitted on the same left half, at full resolution and in all its pixels. Scores are taken at full
+resolution, predictions enlarged linearly.
 
 Data: google/in-silico-labeling (condition B, well A4), CC BY 4.0; nothing of it is stored.
 """
@@ -27,6 +28,7 @@ import csv
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,30 +45,56 @@ TASKS = ("DAPI", "MAP2", "NFH")
 PUBLISHED = {"DAPI": 0.71, "MAP2": 0.77, "NFH": 0.45}  # of a ridge regression, given with the data
 HALF, GAP = 256, 8  # columns; signal and targets are aligned within 6
 VALIDATED = 32  # last rows of the left half, GAP rows behind the trained ones
-BINS, NUM_PLANES = {"DAPI": 4, "MAP2": 4, "NFH": 2}, 4
 COMMON = """
     --network.backbone.target projection --network.backbone.base-channels 8
-    --network.backbone.num-stages 2 --patches.augment.quarter-turns --patches.augment.jitter 0.2
-    --training.epochs 1 --training.warmup-epochs 0.05 --training.weight-decay 0.01
+    --patches.augment.quarter-turns --training.epochs 1 --training.weight-decay 0.01
     --training.clip-norm 1
 """
+SMALL_PATCHES = "--patches.augment.jitter 0.2 --training.warmup-epochs 0.05 "
+SOMAS_COARSE = {"DAPI": 4, "MAP2": 4, "NFH": 2}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the field is shown to the network, and how that is trained.
+
+    Attributes:
+        bins: Pixels along Y and X that become one, of each structure.
+        num_planes: What the planes of the signal are averaged to.
+        options: Of `ssp train`.
+    """
+
+    bins: dict[str, int]
+    num_planes: int
+    options: str
+
+
 RECIPES = {
-    "decayed": """
+    "decayed": Recipe(SOMAS_COARSE, 4, f"""
+        {SMALL_PATCHES} --network.backbone.num-stages 2
         --patches.size 4 32 32 --patches.passes-per-epoch 800 --patches.augment.noise 0.3
         --training.batch-size 4 --training.learning-rate 1.5e-3 --training.final-lr-factor 0.01
         --training.ema-decay 0.99
-    """,
-    "averaged": """
+    """),
+    "averaged": Recipe(SOMAS_COARSE, 4, f"""
+        {SMALL_PATCHES} --network.backbone.num-stages 2
         --patches.size 4 32 32 --patches.passes-per-epoch 800 --patches.augment.noise 0.5
         --training.batch-size 3 --training.learning-rate 2e-3 --training.final-lr-factor 0.3
         --training.ema-decay 0.995
-    """,
-    "larger-patches": """
+    """),
+    "larger-patches": Recipe(SOMAS_COARSE, 4, f"""
+        {SMALL_PATCHES} --network.backbone.num-stages 2
         --patches.size 4 48 48 --patches.passes-per-epoch 450 --patches.augment.noise 0.3
         --training.batch-size 3 --training.learning-rate 2e-3 --training.final-lr-factor 0.3
         --training.ema-decay 0.995
-    """,
-}
+    """),
+    "gain": Recipe(dict.fromkeys(TASKS, 2), 13, """
+        --network.backbone.num-stages 3 --patches.augment.gain 3
+        --patches.size 13 48 48 --patches.passes-per-epoch 800
+        --training.batch-size 6 --training.learning-rate 3e-3 --training.warmup-epochs 0.1
+        --training.final-lr-factor 0.02 --training.ema-decay 0.98
+    """),
+}  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
 
@@ -80,28 +108,30 @@ def main() -> None:
     parser.add_argument("--recipe", choices=RECIPES, default="decayed")
     options = parser.parse_args()
     signal_ZYX, targets = read_field(options.folder)
-    work: Path = options.work
-    if not (work / "crops").exists():
-        write_crops(work / "crops", signal_ZYX, targets)
-    prepared = ["prepare", work / "crops", "--factor", "1", "1", "1", "--out", work / "data"]
+    recipe, tried = RECIPES[options.recipe], options.work / options.recipe
+    if not (tried / "crops").exists():
+        write_crops(tried / "crops", signal_ZYX, targets, recipe)
+    prepared = ["prepare", tried / "crops", "--factor", "1", "1", "1", "--out", tried / "data"]
     measure(prepared, "ssp")
-    tried, chosen = work / options.recipe, f"{COMMON} {RECIPES[options.recipe]}".split()
+    chosen = f"{COMMON} {recipe.options}".split()
     runs = [
         kept(
             tried / f"seed-{seed}.json",
-            lambda seed=seed: train_and_score(work, tried, seed, chosen, targets),
+            lambda seed=seed: train_and_score(tried, seed, chosen, targets, recipe.bins),
         )
         for seed in options.seeds
     ]
     found = {
         "machine": machine(),
         "recipe": chosen,
+        "bins": recipe.bins,
+        "num_planes": recipe.num_planes,
         "seeds": options.seeds,
         "repmode": {name: spread([run["pearson"][name] for run in runs]) for name in TASKS},
-        "mean_of_seeds": mean_of_seeds(tried, options.seeds, targets),
+        "mean_of_seeds": mean_of_seeds(tried, options.seeds, targets, recipe.bins),
         "runs": runs,
     }
-    ridge = kept(work / "ridge.json", lambda: score_ridge(signal_ZYX, targets))
+    ridge = kept(options.work / "ridge.json", lambda: score_ridge(signal_ZYX, targets))
     result = {
         "what": "Pearson r on the right half of a field, learnt from its left half",
         "gap_px": GAP,
@@ -112,7 +142,7 @@ def main() -> None:
     }
     result["recipes"][options.recipe] = found
     write_json(RESULTS, result)
-    draw(tried, options.seeds, targets, result)
+    draw(mean_maps(tried, options.seeds, recipe.bins), targets, result)
     print(table(result))
 
 
@@ -148,16 +178,18 @@ def left_of(image: np.ndarray) -> np.ndarray:
     return image[..., : HALF - GAP]
 
 
-def binned(image: np.ndarray, size: int) -> np.ndarray:
+def binned(image: np.ndarray, size: int, num_planes: int) -> np.ndarray:
     """Return the means of squares of pixels and, of a stack, of neighbouring planes."""
     height, width = (length // size for length in image.shape[-2:])
     image = image[..., : height * size, : width * size]
     if image.ndim == 3:
-        image = np.stack([part.mean(0) for part in np.array_split(image, NUM_PLANES)])
+        image = np.stack([part.mean(0) for part in np.array_split(image, num_planes)])
     return image.reshape(*image.shape[:-2], height, size, width, size).mean((-3, -1))
 
 
-def write_crops(folder: Path, signal_ZYX: np.ndarray, targets: dict[str, np.ndarray]) -> None:
+def write_crops(
+    folder: Path, signal_ZYX: np.ndarray, targets: dict[str, np.ndarray], recipe: Recipe
+) -> None:
     """Write the crops and their list, a row for each structure of each crop."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [["path_signal", "path_target", "task", "split"]]
@@ -167,38 +199,40 @@ def write_crops(folder: Path, signal_ZYX: np.ndarray, targets: dict[str, np.ndar
         ("right", "test", right_of),
     ):
         for task, target in targets.items():
-            size = BINS[task]
+            size = recipe.bins[task]
             paths = [folder / f"{name}-signal-{size}.tif", folder / f"{name}-{task}.tif"]
             for path, image, axes in zip(paths, (signal_ZYX, target), ("ZYX", "YX"), strict=True):
-                tifffile.imwrite(path, binned(cut(image), size), metadata={"axes": axes})
+                tifffile.imwrite(
+                    path, binned(cut(image), size, recipe.num_planes), metadata={"axes": axes}
+                )
             rows.append([*(path.name for path in paths), task, split])
     with (folder / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
 
 def train_and_score(
-    work: Path, tried: Path, seed: int, chosen: list[str], targets: dict[str, np.ndarray]
+    tried: Path, seed: int, chosen: list[str], targets: dict[str, np.ndarray], bins: dict[str, int]
 ) -> dict[str, Any]:
     """Train a recipe with one seed and return its scores and what the commands needed."""
     run, scores = tried / f"run-{seed}", tried / f"scores-{seed}"
-    cpu, data = ["--device", "cpu"], ["--data", work / "data"]
+    cpu, data = ["--device", "cpu"], ["--data", tried / "data"]
     again = ["--resume"] if run.exists() else []
     commands = {
         "train": ["repmode", *data, "--out", run, *chosen, "--training.seed", seed, *again],
         "evaluate": [run, *data, "--out", scores, *cpu],
     }
-    for size in set(BINS.values()):
+    for size in set(bins.values()):
         signal, out = (
-            work / "crops" / f"right-signal-{size}.tif",
+            tried / "crops" / f"right-signal-{size}.tif",
             tried / f"predicted-{seed}-{size}",
         )
-        wanted = [name for name in TASKS if BINS[name] == size]
+        wanted = [name for name in TASKS if bins[name] == size]
         given = [run, signal, "--out", out, "--factor", "1", "1", "1", "--task", *wanted, *cpu]
         commands[f"predict {' '.join(wanted)}"] = given
     found = {name: measure([name.split()[0], *given], "ssp") for name, given in commands.items()}
     found["train"].pop("seconds")  # of a run that was continued, those of what was left
     binned_scores = read_json(scores / "scores.json")["tasks"]
-    predicted = maps(tried, seed)
+    predicted = maps(tried, seed, bins)
     return {
         "seed": seed,
         "pearson": {name: pearson(predicted[name], right_of(targets[name])) for name in TASKS},
@@ -208,28 +242,28 @@ def train_and_score(
     }
 
 
-def maps(tried: Path, seed: int) -> dict[str, np.ndarray]:
+def maps(tried: Path, seed: int, bins: dict[str, int]) -> dict[str, np.ndarray]:
     """Return the prediction of each structure of the right half, at its full resolution."""
     return {
         name: zoom(
-            tifffile.imread(tried / f"predicted-{seed}-{BINS[name]}" / f"{name}.ome.tif"),
-            BINS[name], order=1, grid_mode=True, mode="nearest",
+            tifffile.imread(tried / f"predicted-{seed}-{bins[name]}" / f"{name}.ome.tif"),
+            bins[name], order=1, grid_mode=True, mode="nearest",
         )
         for name in TASKS
     }  # fmt: skip
 
 
-def mean_maps(tried: Path, seeds: list[int]) -> dict[str, np.ndarray]:
+def mean_maps(tried: Path, seeds: list[int], bins: dict[str, int]) -> dict[str, np.ndarray]:
     """Return the mean over seeds of the predictions."""
-    found = [maps(tried, seed) for seed in seeds]
+    found = [maps(tried, seed, bins) for seed in seeds]
     return {name: np.mean([one[name] for one in found], axis=0) for name in TASKS}
 
 
 def mean_of_seeds(
-    tried: Path, seeds: list[int], targets: dict[str, np.ndarray]
+    tried: Path, seeds: list[int], targets: dict[str, np.ndarray], bins: dict[str, int]
 ) -> dict[str, float]:
     """Return the correlation of the mean prediction of all seeds."""
-    means = mean_maps(tried, seeds)
+    means = mean_maps(tried, seeds, bins)
     return {name: pearson(means[name], right_of(targets[name])) for name in TASKS}
 
 
@@ -267,12 +301,11 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(
-    tried: Path, seeds: list[int], targets: dict[str, np.ndarray], result: dict[str, Any]
+    predicted: dict[str, np.ndarray], targets: dict[str, np.ndarray], result: dict[str, Any]
 ) -> None:
     """Draw the predictions, and how bright pixels are predicted that are so bright in truth."""
     from matplotlib.figure import Figure
 
-    predicted = mean_maps(tried, seeds)
     plot = Figure(figsize=(10, 8.5), layout="constrained")
     for column, name in enumerate(TASKS):
         upper, lower = plot.add_subplot(2, 3, column + 1), plot.add_subplot(2, 3, column + 4)
