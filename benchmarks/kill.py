@@ -7,7 +7,8 @@ tells that it began); what was started again may be killed again. When it has fi
 is compared and the next round begins, until the command was killed as often as asked.
 
 - A command is a process of its own group, and the whole group is killed. It is forked from this
-  process, which has imported everything, so that kills fall into work and not into imports.
+  process, which has imported everything, and the clock starts when it holds its output, so that
+  kills fall into work; a submission, which holds nothing, is timed from its start.
 - What is compared: names and content of all files, hidden ones too. Left out is what tells of
   times and of the command line, which differ between any two runs: `time_utc` and `argv` of
   provenance.json, `seconds` and `samples_per_s` of metrics.jsonl, `seconds` in the position of
@@ -23,6 +24,7 @@ is compared and the next round begins, until the command was killed as often as 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -83,7 +85,7 @@ class Size:
     band_rows: int
 
 
-LONG = Size(512, 320, 65, epochs=2, samples=10, band_rows=32)
+LONG = Size(512, 320, 65, epochs=2, samples=10, band_rows=8)
 SHORT = Size(256, 192, 24, epochs=2, samples=9, band_rows=16)
 
 
@@ -94,11 +96,13 @@ class Job:
     Attributes:
         name: One of `NAMES`.
         out: The output; a sibling of the same name is compared with it.
+        lock: What it holds while it works; None for nothing.
         arguments: Of `vesuvius`.
     """
 
     name: str
     out: Path
+    lock: Path | None
     arguments: tuple[str, ...]
 
     def command(self) -> list[str]:
@@ -114,19 +118,22 @@ def jobs(inputs: Path, outputs: Path, size: Size) -> dict[str, Job]:
     tiles = ("--tile-size", 64, "--stride", 48, "--batch-size", 4)
     samples = (*tiles, "--mc-samples", size.samples, "--mc-dropout", 0.3)
     data = ("--data", inputs / "prepared", "--training.epochs", size.epochs, *TINY)
-    found: dict[str, tuple[str, tuple[object, ...]]] = {
-        "simulate": ("a", ("simulate", outputs / "a", *shape)),
-        "prepare": ("prepared", ("prepare", fragment, "--out", outputs / "prepared")),
-        "train": ("run", ("train", "small", "--out", outputs / "run", *data)),
-        "predict": ("map", ("predict", run, fragment, "--out", outputs / "map", *tiles)),
-        "predict samples": (
-            "samples", ("predict", run, fragment, "--out", outputs / "samples", *samples),
-        ),
-        "submit": ("s.csv", ("submit", inputs / "map", "--out", outputs / "s.csv")),
-    }  # fmt: skip
+    found: dict[str, tuple[str, str, tuple[object, ...]]] = {
+        "simulate": ("a", ".a.lock", ("simulate", outputs / "a", *shape)),
+        "prepare": ("prepared", "prepared/.a.vol.lock", ("prepare", fragment, "--out")),
+        "train": ("run", "run/.lock", ("train", "small", *data, "--out")),
+        "predict": ("map", "map/.lock", ("predict", run, fragment, *tiles, "--out")),
+        "predict samples": ("all", "all/.lock", ("predict", run, fragment, *samples, "--out")),
+        "submit": ("s.csv", "", ("submit", inputs / "map", "--out")),
+    }
     return {
-        name: Job(name, outputs / out, tuple(map(str, arguments)))
-        for name, (out, arguments) in found.items()
+        name: Job(
+            name,
+            outputs / out,
+            outputs / lock if lock else None,
+            (*map(str, arguments), *([str(outputs / out)] if arguments[-1] == "--out" else [])),
+        )
+        for name, (out, lock, arguments) in found.items()
     }
 
 
@@ -146,7 +153,17 @@ class Attempt:
             os._exit(_work(job.command(), log, errors))
         while os.getpgid(self.pid) != self.pid:  # until it leads a group of its own
             time.sleep(POLL_S)
+        while not self._is_at_work(job.lock):
+            time.sleep(POLL_S)
         self.started_s = time.monotonic()
+
+    def _is_at_work(self, lock: Path | None) -> bool:
+        """Tell whether the command holds its output, or has ended already."""
+        if lock is None or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            return lock.read_text().startswith(f"process {self.pid} ")
+        return False
 
     def ends_within(self, limit_s: float) -> bool:
         """Wait and tell whether the command ended; raise RuntimeError if it failed."""

@@ -29,7 +29,7 @@ _REMEDIES = {
     errno.ENOSPC: "free some space or write to another disk",
     errno.EDQUOT: "free some space or write to another disk",
     errno.EROFS: "write to another disk",
-    errno.EIO: "its disk fails or its network is gone; copy it again",
+    errno.EIO: "check its disk or network, or take another copy",
     errno.EACCES: "check its permissions or choose another path",
     errno.EPERM: "check its permissions or choose another path",
     errno.ENOENT: "check the path",

@@ -86,13 +86,12 @@ def predict(
     ensemble = load_ensemble(run, averaged)
     seen, grid = sized.apply(open_fragment(fragment, mask, with_label=False), ensemble.models)
     _check_layers(seen, ensemble.models[0], z_start)
-    settings = ensemble.settings() | {
-        **input_identity(seen, grid),
+    settings = ensemble.settings() | input_identity(seen, grid)
+    settings |= {"tile_size": tile_size, "stride": stride}
+    settings |= {
         "z_start": ensemble.models[0].recipe.window.z_start if z_start is None else z_start,
         "reverse_layers": reverse_layers or ensemble.models[0].saw_reversed(seen.name),
         "task": ensemble.models[0].tasks.choose(task, seen.name),
-        "tile_size": tile_size,
-        "stride": stride,
     }
     folder = PredictionFolder(out, settings, computing, averaged.mc_samples, grid)
     with locked(out):

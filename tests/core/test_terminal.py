@@ -269,7 +269,7 @@ def test_a_box_becomes_one_line_on_any_terminal(characters):
             2,
             "out: File exists; remove it or choose another path",
         ),
-        (OSError(errno.EIO, "Input/output error"), 2, "Input/output error"),
+        (OSError(errno.EBUSY, "Resource busy"), 2, "Resource busy"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 2, "Broken pipe"),
         (RuntimeError("the loss is not finite"), 1, "the loss is not finite"),
         (KeyError("x"), 1, "KeyError: 'x' (add `--debug` for the traceback)"),

@@ -81,7 +81,7 @@ def test_a_layer_on_a_disk_that_fails(fragments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("vesuvius.layers.tifffile.TiffFile", fail)
     assert vesuvius(monkeypatch, "prepare", fragments["1"], "--out", tmp_path / "out") == 2
     layer = fragments["1"] / "surface_volume" / "00.tif"
-    says = "Input/output error; its disk fails or its network is gone; copy it again"
+    says = "Input/output error; check its disk or network, or take another copy"
     assert last_line(capsys) == f"vesuvius: error: {layer}: {says}"
 
 
