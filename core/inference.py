@@ -1,9 +1,10 @@
 """Streams a tiled prediction from a reader to a writer in bounded memory, resumable row by row.
 
-One tile row is held at a time: its slab of source rows, and an accumulator whose upper part is
-finished and written while the lower part is carried into the next tile row. Memory is that of a
-few tile rows of the field, however long the field is. Batches never mix tile rows, so a run that
-was killed and continued sees the same batches and ends with the same bits.
+One tile row is predicted at a time, from its slab of source rows into an accumulator whose upper
+part is finished and written while the lower part is carried into the next tile row. A thread reads
+the slab of the next tile row meanwhile. Memory is that of a few tile rows of the field, however
+long the field is. Batches never mix tile rows, so a run that was killed and continued, or split
+between several, sees the same batches and ends with the same bits.
 
 Shapes: N tiles of a batch, C channels of the prediction, `...` leading axes of the source that are
 not tiled (the Z window of an ink model), then the tiled axes of the plan, the streaming axis first.
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -95,14 +98,16 @@ def stream(
     mask: np.ndarray | None = None,
     journal: Journal | None = None,
     advance: Callable[[int], object] | None = None,
+    rows: range | None = None,
 ) -> None:
-    """Predict a field tile row by tile row.
+    """Predict a field tile row by tile row, or a range of its tile rows.
 
     Args:
         plan: Field, tiles and their weights.
         read: `read(start, stop)` returns these rows of the source, any dtype (..., rows, other
             tiled axes), in an array it does not reuse. No row is asked for twice in a run, nor one
-            that only skipped tiles cover. Tiles that overhang are filled by repeating the edge.
+            that only skipped tiles cover. Tiles that overhang are filled by repeating the edge. It
+            is called in another thread, at most one tile row before its rows are needed.
         predict: Maps a batch (N, ..., *tile) and the corner of each tile, its first position in the
             field, to float32 (N, C, *tile). The corner says which tile it is, whatever the batch
             size; a prediction that draws random numbers derives them from it.
@@ -114,8 +119,10 @@ def stream(
         mask: Bool of the plan's shape. Tiles without a true position are skipped, positions
             outside it are written as 0, those inside come out as without a mask.
         journal: Where to record finished tile rows, and from where to continue.
-        advance: Told the number of tiles done since its last call; all together
-            `plan.wanted(mask).sum()`, those of an earlier run in the first call.
+        advance: Told the number of tiles done since its last call, those of an earlier run in the
+            first; all together the wanted ones of `plan.with_reach(rows)`.
+        rows: Tile rows whose finished part of the field is written, at least one; all by default.
+            Earlier ones that reach into it are predicted too, so it has the bits of a whole run.
 
     Raises:
         ValueError: A batch size below 1, a mask, journal or prediction that does not fit.
@@ -126,57 +133,64 @@ def stream(
         raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
     advance = advance or (lambda _: None)
     wanted = plan.wanted(mask)
-    carry_shape = (num_channels, 0, *plan.shape[1:])
-    committed = journal.load() if journal else None
-    first_row, carry = committed or (0, np.empty(carry_shape, np.float32))
-    advance(int(wanted[:first_row].sum()))
-    slab = _Slab(plan, read)
-    for row in range(first_row, plan.grid[0]):
-        sums = _extend(carry, min(plan.tile[0], plan.shape[0]))
-        tiles = plan.row_tiles(row, wanted)
-        for first in range(0, len(tiles), batch_size):
-            batch = tiles[first : first + batch_size]
-            _add(sums, batch, _predict(plan, slab.at(row), batch, predict, num_channels))
-            advance(len(batch))
-        start, stop = plan.finished(row)
-        values, carry = sums[:, : stop - start], sums[:, stop - start :]
-        write(start, stop, values if mask is None else np.where(mask[start:stop], values, 0))
-        if journal:
-            journal.commit(row + 1, carry)
+    rows = rows or range(plan.grid[0])
+    needed = plan.with_reach(rows)
+    nothing = np.empty((num_channels, 0, *plan.shape[1:]), np.float32)
+    first_row, carry = (journal.load() if journal else None) or (needed.start, nothing)
+    advance(int(wanted[needed.start : first_row].sum()))
+    todo = range(first_row, needed.stop)
+    with closing(_ahead(_slabs(plan, read, [row for row in todo if wanted[row].any()]))) as slabs:
+        for row in todo:
+            sums = _extend(carry, min(plan.tile[0], plan.shape[0]))
+            tiles = plan.row_tiles(row, wanted)
+            slab = next(slabs) if tiles else nothing
+            for first in range(0, len(tiles), batch_size):
+                batch = tiles[first : first + batch_size]
+                _add(sums, batch, _predict(plan, slab, batch, predict, num_channels))
+                advance(len(batch))
+            start, stop = plan.finished(row)
+            values, carry = sums[:, : stop - start], sums[:, stop - start :]
+            if row >= rows.start:
+                write(
+                    start, stop, values if mask is None else np.where(mask[start:stop], values, 0)
+                )
+            if journal:
+                journal.commit(row + 1, carry if row + 1 < needed.stop else nothing)
 
 
-class _Slab:
-    """The source rows under one tile row, keeping those that the next one shares."""
-
-    def __init__(self, plan: TilePlan, read: Read) -> None:
-        self._plan = plan
-        self._read = read
-        self._rows = np.empty(0)
-        self._stop = 0
-
-    def at(self, row: int) -> np.ndarray:
-        """Return the rows under tile row `row`, (..., tile rows, other tiled axes), padded."""
-        plan = self._plan
-        axis = -len(plan.shape)
+def _slabs(plan: TilePlan, read: Read, rows: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the source rows under each of some tile rows, (..., tile rows, other tiled axes)."""
+    axis = -len(plan.shape)
+    slab, read_until = np.empty(0), 0
+    for row in rows:
         start = plan.spans[0][row].start
         stop = min(start + plan.tile[0], plan.shape[0])
-        if stop > self._stop:
-            # rows 0-7 held, now 4-11: keep the last 8 - 4 = 4 and read 8-11
-            rows = self._pad(self._read(max(start, self._stop), stop))
-            kept = self._stop - start
-            if kept > 0:
-                held = np.moveaxis(np.moveaxis(self._rows, axis, 0)[-kept:], 0, axis)
-                rows = np.concatenate([held, rows], axis)
-            self._rows, self._stop = rows, stop
-        return self._rows
+        # rows 0-7 held, now 4-11: keep the last 8 - 4 = 4 and read 8-11
+        fresh = _pad(plan, read(max(start, read_until), stop))
+        kept = read_until - start
+        if kept > 0:
+            held = np.moveaxis(np.moveaxis(slab, axis, 0)[-kept:], 0, axis)
+            fresh = np.concatenate([held, fresh], axis)
+        slab, read_until = fresh, stop
+        yield slab
 
-    def _pad(self, rows: np.ndarray) -> np.ndarray:
-        """Repeat the edge where a tile overhangs; along the streaming axis it is then alone."""
-        if not any(self._plan.overhang):
-            return rows
-        leading = rows.ndim - len(self._plan.shape)
-        after = [0] * leading + list(self._plan.overhang)
-        return np.pad(rows, [(0, width) for width in after], mode="edge")
+
+def _pad(plan: TilePlan, rows: np.ndarray) -> np.ndarray:
+    """Repeat the edge where a tile overhangs; along the streaming axis it is then alone."""
+    if not any(plan.overhang):
+        return rows
+    leading = rows.ndim - len(plan.shape)
+    after = [0] * leading + list(plan.overhang)
+    return np.pad(rows, [(0, width) for width in after], mode="edge")
+
+
+def _ahead(items: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:
+    """Yield items, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def _extend(carry: np.ndarray, num_rows: int) -> np.ndarray:
