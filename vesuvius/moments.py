@@ -22,8 +22,6 @@ from core.inference import Journal
 from core.uncertainty import Moments, ProbabilityMoments
 from vesuvius.maps import MapFile
 
-MEMBERS_PER_PASS = 8  # each takes one channel of the rows in memory; the input is read once a pass
-
 
 class MomentMaps:
     """The moments that a prediction folder has so far, and those of the pass under way.
@@ -81,14 +79,18 @@ class MomentMaps:
             )
         return total - count
 
-    def begin(self, total: int) -> Pass:
+    def begin(self, total: int, most: int) -> Pass:
         """Return the next pass towards `total` members: the one that was stopped, or a new one.
+
+        Args:
+            total: Members wanted in the end.
+            most: Members of a new pass.
 
         Raises:
             ValueError: If another prediction is under way in the folder, or a pass to more members.
         """
         start = self.count()
-        stop = min(start + MEMBERS_PER_PASS, total)
+        stop = min(start + most, total)
         if self._partial.exists() and self._journal_path.exists():
             metadata = MapFile(self._partial).metadata
             begun = int(metadata["num_members"])

@@ -140,7 +140,7 @@ class _Job:
         missing = moments.missing(num_members)
         with progress(self.fragment.name, missing * self._num_tiles, "tiles") as advance:
             while moments.missing(num_members):
-                some = moments.begin(num_members)
+                some = moments.begin(num_members, self.ensemble.members_per_pass)
                 share = partial(_advance_each, advance, some.stop - some.start)
                 self._stream(some.start, some.stop, some.journal, some.write, share)
                 moments.commit()
@@ -151,6 +151,12 @@ class _Job:
         return choose_window(
             self.fragment, self.ensemble.models[0], self.settings["z_start"], self._is_reversed
         )
+
+    @cached_property
+    def _read_window(self) -> Window:
+        """All layers that some view looks at."""
+        reach = self.ensemble.config.tta_z_shift
+        return self._window.widened(reach, self.fragment.volume.shape[0])
 
     @cached_property
     def _order(self) -> LayerOrder:
@@ -185,7 +191,7 @@ class _Job:
         note_layer_order(self.fragment.name, self._order, self._is_reversed)
         seen = self._order.seen(self._is_reversed)
         note_other_order(self.fragment.name, seen, self.ensemble.models[0])
-        _ = self._plan
+        _ = self._plan, self._read_window
 
     def _stream(
         self,
@@ -199,7 +205,7 @@ class _Job:
         members = self.ensemble.members(start, stop, self.settings["task"], self._window)
         stream(
             self._plan,
-            window_reader(self.fragment.volume, self._window),
+            window_reader(self.fragment.volume, self._read_window),
             predictor(members, self.computing["device"]),
             write,
             batch_size=self.computing["batch_size"],

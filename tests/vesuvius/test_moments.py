@@ -20,7 +20,7 @@ OPTIONS = {"tile_size": 48, "stride": 48, "device": "cpu"}
 
 @pytest.fixture(autouse=True)
 def _short_passes(monkeypatch):
-    monkeypatch.setattr("vesuvius.moments.MEMBERS_PER_PASS", 2)
+    monkeypatch.setattr("vesuvius.ensemble.NETWORKS_PER_PASS", 2)
 
 
 def maps(folder: Path, computing: dict[str, object]) -> MomentMaps:
@@ -29,7 +29,7 @@ def maps(folder: Path, computing: dict[str, object]) -> MomentMaps:
 
 def grow(moments: MomentMaps, total: int) -> None:
     while moments.missing(total):
-        some = moments.begin(total)
+        some = moments.begin(total, 2)
         some.write(0, 4, MEMBERS[some.start : some.stop])
         moments.commit()
 
@@ -48,15 +48,15 @@ def test_nothing_was_computed_before_the_first_pass(tmp_path):
 
 @pytest.mark.parametrize("other", [GPU, CPU | {"batch_size": 4}])
 def test_a_pass_goes_on_with_what_it_began_with_only(tmp_path, other):
-    some = maps(tmp_path, CPU).begin(6)
-    maps(tmp_path, other).begin(6)  # nothing of it is done yet
-    some = maps(tmp_path, CPU).begin(6)
+    some = maps(tmp_path, CPU).begin(6, 2)
+    maps(tmp_path, other).begin(6, 2)  # nothing of it is done yet
+    some = maps(tmp_path, CPU).begin(6, 2)
     some.write(0, 2, MEMBERS[:2, :2])
     some.journal.commit(1, np.zeros((2, 0, 5), np.float32))
     with pytest.raises(ValueError, match=r"\.journal belongs to .* model, input or setting"):
-        maps(tmp_path, other).begin(6)
+        maps(tmp_path, other).begin(6, 2)
     same = maps(tmp_path, CPU)
-    rest = same.begin(6)
+    rest = same.begin(6, 2)
     assert rest.journal.load()[0] == 1
     rest.write(2, 4, MEMBERS[:2, 2:])
     same.commit()
