@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from core.inference import Journal
+from core.inference import Journal, Read
 from core.uncertainty import Moments, ProbabilityMoments
-from vesuvius.maps import MapFile
+from vesuvius.maps import MapFile, ZarrMaps, bands
 
 
 class MomentMaps:
@@ -102,17 +102,28 @@ class MomentMaps:
             stop = begun if start < begun <= total else stop
         computing = json.dumps(self._computing, sort_keys=True)
         journal = Journal(self._journal_path, f"{self._identity} {start}-{stop} {computing}")
-        grown = MapFile.create_or_resume(
-            self._partial,
-            journal,
-            (3, *self._shape),
-            np.float64,
-            axes="CYX",
-            identity=self._identity,
-            num_members=stop,
-            computed=self._computed_from(start),
-        )
-        return Pass(start, stop, journal, MapFile(self.path) if start else None, grown)
+        shape, described = (3, *self._shape), self._described(start, stop)
+        grown = MapFile.create_or_resume(self._partial, journal, shape, np.float64, **described)
+        return Pass(start, stop, journal, self.held(), grown)
+
+    def held(self) -> MapFile | None:
+        """Return the file of the moments, if there are any."""
+        return MapFile(self.path) if self.count() else None
+
+    def adopt(self, read: Read, total: int) -> None:
+        """Take over moments of `total` members that were made elsewhere from those held.
+
+        Args:
+            read: Returns rows start..stop of their three maps, (3, rows, X).
+            total: Number of members.
+        """
+        if self.count() == total:  # killed after it had done so
+            return
+        described = self._described(self.count(), total)
+        whole = MapFile.create(self._partial, (3, *self._shape), np.float64, **described)
+        for start, stop in bands(self._shape[0]):
+            whole.write(start, stop, read(start, stop))
+        self.commit()
 
     def commit(self) -> None:
         """Take over the pass under way, which is whole."""
@@ -122,6 +133,16 @@ class MomentMaps:
     def read(self, start: int, stop: int) -> ProbabilityMoments:
         """Return the moments of the rows start..stop; there must be some."""
         return _unpacked(MapFile(self.path).read(start, stop), self.count())
+
+    def _described(self, start: int, stop: int) -> dict[str, Any]:
+        """Return what a file of `stop` members, those from `start` on new, says of itself."""
+        computed = self._computed_from(start)
+        return {
+            "axes": "CYX",
+            "identity": self._identity,
+            "num_members": stop,
+            "computed": computed,
+        }
 
     def _computed_from(self, start: int) -> list[dict[str, Any]]:
         """Return what will have computed the members when the next pass, from `start`, is whole."""
@@ -152,8 +173,8 @@ class Pass:
     start: int
     stop: int
     journal: Journal
-    held: MapFile | None
-    grown: MapFile
+    held: MapFile | ZarrMaps | None
+    grown: MapFile | ZarrMaps
 
     def write(self, start: int, stop: int, prob_MYX: np.ndarray) -> None:
         """Add the rows start..stop of each member's map (M, rows, X) to those held."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from core.inference import Journal, Write, choose_device, stream
@@ -16,7 +17,7 @@ from core.terminal import note, progress
 from core.tiling import TilePlan
 from core.uncertainty import predictor
 from vesuvius.ensemble import Ensemble, EnsembleConfig, load_ensemble
-from vesuvius.fragment import Fragment, open_fragment
+from vesuvius.fragment import Fragment, fingerprint, open_fragment
 from vesuvius.inkmap import (
     InkModel,
     Window,
@@ -26,6 +27,7 @@ from vesuvius.inkmap import (
 )
 from vesuvius.orientation import LayerOrder, estimate_layer_order, note_layer_order
 from vesuvius.prediction_folder import PredictionFolder
+from vesuvius.shards import Shard
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 from vesuvius.voxel_size import MapGrid, Resampling, input_identity
 
@@ -48,6 +50,7 @@ def predict(
     stride: int = 64,
     batch_size: int = 8,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    shard: str | None = None,
     sized: Sized = Resampling(),  # noqa: B008 - frozen
     averaged: Averaged = EnsembleConfig(),  # noqa: B008 - frozen
 ) -> None:
@@ -60,6 +63,10 @@ def predict(
     they disagree: standard deviation, predictive entropy and mutual information in bits, float32
     (3, Y, X). --mc-samples can be added later. Equal device and batch size give equal bits;
     half-way neither can be changed.
+
+    With --shard 1/8 to 8/8, eight jobs do a part each, in any order and on any machines that share
+    `out`; the same command without --shard then puts the parts together, with the bits of a single
+    job. Under torchrun or `accelerate launch` each process is a shard, on a GPU of its own.
 
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.
@@ -74,6 +81,7 @@ def predict(
         stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
+        shard: Which part of the work to do, such as 3/8.
         sized: What is done about voxel sizes.
         averaged: Which predictions are averaged.
 
@@ -81,6 +89,7 @@ def predict(
         FileNotFoundError: If the run or the fragment does not exist.
         ValueError: If they do not fit each other or what `out` holds.
     """
+    part = Shard.parse(shard) if shard else Shard.of_process()
     computing = _computing(device, batch_size)
     ensemble = load_ensemble(run, averaged)
     seen, grid = sized.apply(open_fragment(fragment, mask, with_label=False), ensemble.models)
@@ -94,7 +103,7 @@ def predict(
         "stride": stride,
     }
     folder = PredictionFolder(out, settings, computing, averaged.mc_samples, grid)
-    _Job(ensemble, seen, grid, settings, computing).fill(folder)
+    _Job(ensemble, seen, grid, settings, computing).fill(folder, part)
 
 
 def _computing(device: str, batch_size: int) -> dict[str, Any]:
@@ -114,10 +123,15 @@ class _Job:
     settings: dict[str, Any]
     computing: dict[str, Any]
 
-    def fill(self, folder: PredictionFolder) -> None:
-        """Write what is missing of the prediction, which may be nothing."""
+    def fill(self, folder: PredictionFolder, shard: Shard | None) -> None:
+        """Write what is missing of the prediction or of a shard of it, which may be nothing."""
         if folder.is_finished():
             note(f"{folder.path} is already finished")
+        elif shard:
+            self.map_shard(folder, shard)
+            return
+        elif folder.shards.exists():
+            self.merge(folder)
         elif self.ensemble.num_members == 1:
             self.map_one(folder)
         else:
@@ -146,6 +160,47 @@ class _Job:
                 moments.commit()
         folder.finish_moments(self._provenance())
 
+    def map_shard(self, folder: PredictionFolder, shard: Shard) -> None:
+        """Write the part of a shard, or what is missing of it."""
+        if folder.journal.path.exists():
+            raise ValueError(
+                f"{folder.path} holds a half-done prediction without shards; finish it without "
+                f"--shard, or delete {folder.journal.path} to give it up"
+            )
+        self._introduce()
+        held = folder.moments.held() if self.ensemble.num_members > 1 else None
+        facts = self._facts | self.computing | {
+            "num_shards": shard.count,
+            "num_held": folder.moments.count() if held else 0,
+            "num_per_pass": self.ensemble.members_per_pass,
+        }  # fmt: skip
+        store = folder.shards
+        store.begin(facts, self.grid.predicted.shape, self._plan.stride[0])
+        passes = list(store.passes(shard, self._plan, self._wanted, held))
+        num_tiles = sum((each.stop - each.start) * self._count(each.rows) for each in passes)
+        with progress(f"{self.fragment.name} {shard}", num_tiles, "tiles") as advance:
+            for each in passes:
+                share = partial(_advance_each, advance, each.stop - each.start)
+                self._stream(each.start, each.stop, each.journal, each.write, share, each.rows)
+        missing = store.unfinished(self._plan, self._wanted)
+        rest = "as all are: now without --shard" if not missing else f"{_listed(missing)} not yet"
+        note(f"shard {shard} of {folder.path} is done, {rest}")
+
+    def merge(self, folder: PredictionFolder) -> None:
+        """Write the maps that all shards have predicted."""
+        store = folder.shards
+        store.check(self._facts)
+        missing = store.unfinished(self._plan, self._wanted)
+        if missing:
+            raise ValueError(
+                f"{folder.path} lacks shard {_listed(missing)}; run it with --shard, or delete "
+                f"{store.folder} to predict without"
+            )
+        facts = store.facts
+        computing = {name: facts[name] for name in self.computing}
+        told = self._provenance() | {"device": None, "num_shards": facts["num_shards"]}
+        folder.computed_by(computing).finish_shards(told)
+
     @cached_property
     def _window(self) -> Window:
         return choose_window(
@@ -172,8 +227,22 @@ class _Job:
         return TilePlan(self.grid.predicted.shape, tile, stride)
 
     @cached_property
+    def _wanted(self) -> np.ndarray:
+        return self._plan.wanted(self.grid.predicted)
+
+    @property
     def _num_tiles(self) -> int:
-        return int(self._plan.wanted(self.grid.predicted).sum())
+        return int(self._wanted.sum())
+
+    def _count(self, rows: range) -> int:
+        """Return how many tiles it takes to complete some tile rows."""
+        reach = self._plan.with_reach(rows)
+        return int(self._wanted[reach.start : reach.stop].sum())
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """All that the maps depend on, but for rounding."""
+        return self.settings | {"num_members": self.ensemble.num_members}
 
     def _introduce(self) -> None:
         """Refuse what does not fit before anything is written, and say what is about to be done."""
@@ -199,9 +268,10 @@ class _Job:
         stop: int,
         journal: Journal,
         write: Write,
-        advance: Callable[[int], object],
+        advance: Advance,
+        rows: range | None = None,
     ) -> None:
-        """Predict the fragment with the members start..stop, a channel for each."""
+        """Predict tile rows of the fragment with the members start..stop, a channel for each."""
         members = self.ensemble.members(start, stop, self.settings["task"], self._window)
         stream(
             self._plan,
@@ -213,7 +283,13 @@ class _Job:
             mask=self.grid.predicted,
             journal=journal,
             advance=advance,
+            rows=rows,
         )
+        if fingerprint(self.fragment) != self.settings["input_fingerprint"]:
+            raise ValueError(
+                f"{self.fragment.path} was changed while it was predicted; delete what was begun "
+                "of the prediction and start again"
+            )
 
     def _provenance(self) -> dict[str, Any]:
         """Return what the prediction says about itself."""
@@ -243,6 +319,10 @@ class _Job:
 def _advance_each(advance: Advance, num_members: int, num_tiles: int) -> None:
     """Report tiles that each of some members has predicted."""
     advance(num_members * num_tiles)
+
+
+def _listed(shards: Sequence[Shard]) -> str:
+    return ", ".join(map(str, shards))
 
 
 def choose_window(
