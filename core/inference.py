@@ -29,6 +29,7 @@ from core.files import atomic_path
 from core.tiling import Span, TilePlan
 
 Corner = tuple[int, ...]
+Tile = tuple[Span, ...]
 Read = Callable[[int, int], np.ndarray]
 Predict = Callable[[np.ndarray, Sequence[Corner]], np.ndarray]
 Write = Callable[[int, int, np.ndarray], object]
@@ -105,64 +106,66 @@ def stream(
     Args:
         plan: Field, tiles and their weights.
         read: `read(start, stop)` returns these rows of the source, any dtype (..., rows, other
-            tiled axes), in an array it does not reuse. No row is asked for twice in a run, nor one
-            that only skipped tiles cover. Tiles that overhang are filled by repeating the edge. It
-            is called in another thread, at most one tile row before its rows are needed.
+            tiled axes), in an array it does not reuse; called in a thread, one tile row ahead. No
+            row is asked for twice, nor for skipped tiles alone. What overhangs repeats the edge.
         predict: Maps a batch (N, ..., *tile) and the corner of each tile, its first position in the
             field, to float32 (N, C, *tile). The corner says which tile it is, whatever the batch
             size; a prediction that draws random numbers derives them from it.
-        write: `write(start, stop, values)` takes float32 (C, rows, other tiled axes). The ranges
-            come in order and cover the field once; after a resume only the range that was not yet
-            committed can come again, with equal values.
+        write: `write(start, stop, values)` takes float32 (C, rows, other tiled axes), in order and
+            each row once; after a resume those not yet committed can come again, with equal values.
         batch_size: Most tiles per call of `predict`.
         num_channels: C.
         mask: Bool of the plan's shape. Tiles without a true position are skipped, positions
             outside it are written as 0, those inside come out as without a mask.
         journal: Where to record finished tile rows, and from where to continue.
-        advance: Told the number of tiles done since its last call, those of an earlier run in the
-            first; all together the wanted ones of `plan.with_reach(rows)`.
-        rows: Tile rows whose finished part of the field is written, at least one; all by default.
-            Earlier ones that reach into it are predicted too, so it has the bits of a whole run.
+        advance: Told the number of tiles done since its last call, at first those of earlier runs.
+        rows: Tile rows whose finished part of the field is written, by default all. Others that
+            reach into it are predicted too (`plan.with_reach`), so it has the bits of a whole run.
 
     Raises:
         ValueError: A batch size below 1, a mask, journal or prediction that does not fit.
-        RuntimeError: A prediction is not finite anywhere in its tile, halo included: weights of 0
-            would not stop a NaN. The tile row it belongs to is not written.
+        RuntimeError: A prediction is not finite, be it in its halo. Its tile row is not written.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
     advance = advance or (lambda _: None)
-    wanted = plan.wanted(mask)
-    rows = rows or range(plan.grid[0])
+    wanted, rows = plan.wanted(mask), rows or range(plan.grid[0])
     needed = plan.with_reach(rows)
     nothing = np.empty((num_channels, 0, *plan.shape[1:]), np.float32)
     first_row, carry = (journal.load() if journal else None) or (needed.start, nothing)
     advance(int(wanted[needed.start : first_row].sum()))
-    todo = range(first_row, needed.stop)
-    with closing(_ahead(_slabs(plan, read, [row for row in todo if wanted[row].any()]))) as slabs:
-        for row in todo:
-            sums = _extend(carry, min(plan.tile[0], plan.shape[0]))
-            tiles = plan.row_tiles(row, wanted)
-            slab = next(slabs) if tiles else nothing
-            for first in range(0, len(tiles), batch_size):
-                batch = tiles[first : first + batch_size]
+    with closing(_ahead(_slabs(plan, read, wanted, range(first_row, needed.stop)))) as slabs:
+        for row in range(first_row, needed.stop):
+            start, stop = plan.finished(row)
+            is_needed = bool(wanted[row].any())
+            sums = _extend(carry, min(plan.tile[0], plan.shape[0]) if is_needed else stop - start)
+            slab = next(slabs) if is_needed else nothing
+            for batch in _batches(plan.row_tiles(row, wanted), batch_size):
                 _add(sums, batch, _predict(plan, slab, batch, predict, num_channels))
                 advance(len(batch))
-            start, stop = plan.finished(row)
             values, carry = sums[:, : stop - start], sums[:, stop - start :]
             if row >= rows.start:
-                write(
-                    start, stop, values if mask is None else np.where(mask[start:stop], values, 0)
-                )
+                write(start, stop, _inside(mask, start, stop, values))
             if journal:
                 journal.commit(row + 1, carry if row + 1 < needed.stop else nothing)
 
 
-def _slabs(plan: TilePlan, read: Read, rows: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the source rows under each of some tile rows, (..., tile rows, other tiled axes)."""
+def _inside(mask: np.ndarray | None, start: int, stop: int, values: np.ndarray) -> np.ndarray:
+    """Return values (C, rows, ...) of the rows start..stop with 0 outside the mask."""
+    return values if mask is None else np.where(mask[start:stop], values, 0)
+
+
+def _batches(tiles: list[Tile], batch_size: int) -> Iterator[list[Tile]]:
+    """Yield tiles in their order, so many at a time."""
+    for first in range(0, len(tiles), batch_size):
+        yield tiles[first : first + batch_size]
+
+
+def _slabs(plan: TilePlan, read: Read, wanted: np.ndarray, rows: range) -> Iterator[np.ndarray]:
+    """Yield the source rows (..., tile rows, other tiled axes) under each tile row with tiles."""
     axis = -len(plan.shape)
     slab, read_until = np.empty(0), 0
-    for row in rows:
+    for row in (row for row in rows if wanted[row].any()):
         start = plan.spans[0][row].start
         stop = min(start + plan.tile[0], plan.shape[0])
         # rows 0-7 held, now 4-11: keep the last 8 - 4 = 4 and read 8-11
@@ -194,11 +197,12 @@ def _ahead(items: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:
 
 
 def _extend(carry: np.ndarray, num_rows: int) -> np.ndarray:
-    """Return a new accumulator of `num_rows` rows that begins with the carry.
+    """Return a new accumulator of at least `num_rows` rows that begins with the carry.
 
     The rest is -0.0, to which any x adds as x with its bits unchanged; 0.0 would turn -0.0 to 0.0.
     """
-    sums = np.full((carry.shape[0], num_rows, *carry.shape[2:]), -0.0, np.float32)
+    shape = (carry.shape[0], max(num_rows, carry.shape[1]), *carry.shape[2:])
+    sums = np.full(shape, -0.0, np.float32)
     sums[:, : carry.shape[1]] = carry
     return sums
 
@@ -206,7 +210,7 @@ def _extend(carry: np.ndarray, num_rows: int) -> np.ndarray:
 def _predict(
     plan: TilePlan,
     slab: np.ndarray,
-    tiles: list[tuple[Span, ...]],
+    tiles: list[Tile],
     predict: Predict,
     num_channels: int,
 ) -> np.ndarray:
@@ -225,7 +229,7 @@ def _predict(
             f"prediction has shape {predicted.shape}, expected {expected} as (tiles, channels, "
             "*tile); use a model with these outputs"
         )
-    for corner, values in zip(corners, predicted, strict=True):
+    for corner, values in zip(corners, predicted, strict=True):  # weights of 0 would not stop a NaN
         if not np.isfinite(values).all():
             raise RuntimeError(
                 f"prediction holds NaN or infinity in the tile of size {plan.tile} at "
@@ -234,7 +238,7 @@ def _predict(
     return predicted
 
 
-def _add(sums: np.ndarray, tiles: list[tuple[Span, ...]], predicted: np.ndarray) -> None:
+def _add(sums: np.ndarray, tiles: list[Tile], predicted: np.ndarray) -> None:
     """Add the weighted tiles to the accumulator, only where they have weight."""
     for tile, values in zip(tiles, predicted, strict=True):
         # the accumulator begins where the tile row does, so there inside counts, not field

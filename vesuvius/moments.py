@@ -177,19 +177,24 @@ class Pass:
     grown: MapFile | ZarrMaps
 
     def write(self, start: int, stop: int, prob_MYX: np.ndarray) -> None:
-        """Add the rows start..stop of each member's map (M, rows, X) to those held."""
+        """Add the rows start..stop of each member's map (M, rows, X) to those held.
+
+        Pixels that are 0 in all of them, as outside the papyrus, cost nothing and stay 0.
+        """
         if self.held is None:
-            moments = ProbabilityMoments.empty(prob_MYX.shape[1:])
+            packed = np.zeros((3, *prob_MYX.shape[1:]))
         else:
-            moments = _unpacked(self.held.read(start, stop), self.start)
+            packed = self.held.read(start, stop)
+        inside = prob_MYX.any(0) | packed.any(0)
+        moments = _unpacked(packed[:, inside], self.start)
         for prob in prob_MYX:
-            moments.add(prob)
+            moments.add(prob[inside])
         of_prob = moments.moments
-        packed = np.stack([of_prob.mean, of_prob.squares, moments.mean_entropy])
+        packed[:, inside] = of_prob.mean, of_prob.squares, moments.mean_entropy
         self.grown.write(start, stop, packed)
 
 
 def _unpacked(packed: np.ndarray, count: int) -> ProbabilityMoments:
-    """Return moments of their three stored maps (3, rows, X)."""
+    """Return moments of their three stored maps (3, ...)."""
     mean, squares, mean_entropy = packed
     return ProbabilityMoments(Moments(count, mean, squares), mean_entropy)

@@ -64,24 +64,21 @@ def predict(
     (3, Y, X). --mc-samples can be added later. Equal device and batch size give equal bits;
     half-way neither can be changed.
 
-    With --shard 1/8 to 8/8, eight jobs do a part each, in any order and on any machines that share
-    `out`; the same command without --shard then puts the parts together, with the bits of a single
-    job. Under torchrun or `accelerate launch` each process is a shard, on a GPU of its own.
-
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.
         fragment: Folder in Kaggle layout, scroll segment, TIFF layers, OME-Zarr or prepared volume.
         out: Folder to write.
         mask: Papyrus mask (PNG) to use instead of the fragment's own.
         z_start: First layer of the window; by default as in training, or centred on the sheet.
-        reverse_layers: Read the layers from the last to the first, as is done anyway with a
-            fragment that training read so; z_start counts from there.
+        reverse_layers: Read the last layer first, as is done anyway where training did; z_start
+            counts from there.
         task: Name of the task, "unknown" for the mean gate; by default that of the fragment's ink.
         tile_size: Rows and columns of a tile.
         stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
-        shard: Which part of the work to do, such as 3/8.
+        shard: 1/8 to 8/8 are eight jobs that share `out`, in any order; the same command without
+            then joins them to the bits of one job. Processes of torchrun are shards by themselves.
         sized: What is done about voxel sizes.
         averaged: Which predictions are averaged.
 
@@ -94,16 +91,22 @@ def predict(
     ensemble = load_ensemble(run, averaged)
     seen, grid = sized.apply(open_fragment(fragment, mask, with_label=False), ensemble.models)
     _check_layers(seen, ensemble.models[0], z_start)
-    settings = ensemble.settings() | {
-        **input_identity(seen, grid),
-        "z_start": ensemble.models[0].recipe.window.z_start if z_start is None else z_start,
-        "reverse_layers": reverse_layers or ensemble.models[0].saw_reversed(seen.name),
-        "task": ensemble.models[0].tasks.choose(task, seen.name),
-        "tile_size": tile_size,
-        "stride": stride,
+    settings = ensemble.settings() | input_identity(seen, grid)
+    settings |= _chosen(ensemble.models[0], seen.name, z_start, reverse_layers, task)
+    settings |= {"tile_size": tile_size, "stride": stride}
+    job = _Job(ensemble, seen, grid, settings, computing)
+    job.fill(PredictionFolder(out, settings, computing, averaged.mc_samples, grid), part)
+
+
+def _chosen(
+    model: InkModel, name: str, z_start: int | None, reverse_layers: bool, task: str | None
+) -> dict[str, Any]:
+    """Return what is predicted of a fragment of that name: as asked for, else as in training."""
+    return {
+        "z_start": model.recipe.window.z_start if z_start is None else z_start,
+        "reverse_layers": reverse_layers or model.saw_reversed(name),
+        "task": model.tasks.choose(task, name),
     }
-    folder = PredictionFolder(out, settings, computing, averaged.mc_samples, grid)
-    _Job(ensemble, seen, grid, settings, computing).fill(folder, part)
 
 
 def _computing(device: str, batch_size: int) -> dict[str, Any]:

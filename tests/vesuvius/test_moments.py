@@ -92,3 +92,18 @@ def test_a_plain_prediction_tells_what_computed_it_and_does_not_ask_for_it(
     assert record["computed"] == [{"first": 0, "device": "cpu", "batch_size": 8}]
     predict(run, fragments["a"], out=out, **OPTIONS, batch_size=4)
     assert "already finished" in capsys.readouterr().err
+
+
+def test_pixels_without_papyrus_stay_zero_and_those_that_are_zero_later_are_counted(tmp_path):
+    members = MEMBERS.copy()
+    members[:, :2] = 0
+    members[2:, 3, 3] = 0
+    moments = maps(tmp_path, CPU)
+    while moments.missing(6):
+        some = moments.begin(6, 2)
+        some.write(0, 4, members[some.start : some.stop])
+        moments.commit()
+    found = moments.read(0, 4)
+    assert not np.stack([found.moments.mean, found.moments.squares, found.mean_entropy])[:, :2].any()
+    np.testing.assert_allclose(found.moments.mean, members.mean(0), atol=1e-7)
+    np.testing.assert_allclose(found.moments.std(), members.std(0), atol=1e-7)
