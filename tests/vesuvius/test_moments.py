@@ -104,6 +104,8 @@ def test_pixels_without_papyrus_stay_zero_and_those_that_are_zero_later_are_coun
         some.write(0, 4, members[some.start : some.stop])
         moments.commit()
     found = moments.read(0, 4)
-    assert not np.stack([found.moments.mean, found.moments.squares, found.mean_entropy])[:, :2].any()
+    assert not np.stack([found.moments.mean, found.moments.squares, found.mean_entropy])[
+        :, :2
+    ].any()
     np.testing.assert_allclose(found.moments.mean, members.mean(0), atol=1e-7)
     np.testing.assert_allclose(found.moments.std(), members.std(0), atol=1e-7)
