@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine
 from PIL import Image
+from resident import LIMIT_MIB, measure
 
-from benchmarks.machine import machine
-from benchmarks.resident import LIMIT_MIB, measure
 from core.files import write_json
 
 SIZE = (14830, 9506)
