@@ -51,14 +51,15 @@ class Shard:
 
         It computes on a GPU of its own, if there are any.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1"))
-        if count == 1:
+        told = [os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
+        if not all(told) or told[-1] == "1":
             return None
         import torch
 
+        rank, local_rank, count = map(int, told)
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        return cls(int(os.environ["RANK"]) + 1, count)
+            torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        return cls(rank + 1, count)
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
@@ -92,5 +93,5 @@ class Shard:
             return num_rows
         row = int(np.searchsorted(before * self.count, index * before[-1]))
         # the last tile row was shifted back to the border, maybe into the chunk of the one before
-        is_inside_chunk = plan.spans[0][min(row, num_rows - 1)].start % plan.stride[0]
-        return num_rows - 2 if is_inside_chunk else row
+        is_inside_chunk = row == num_rows - 1 and plan.spans[0][row].start % plan.stride[0] > 0
+        return row - 1 if is_inside_chunk else row
