@@ -99,11 +99,11 @@ def plot(path: Path, grown: list[dict[str, Any]], boxed: list[dict[str, Any]]) -
                 [each[area] for each in cases], [each[name] for each in cases], mark, label=told
             )
         axis.set(xscale="log", xlabel="area of what grows, pixels", ylabel=label)
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
-    axes[0].set_ylim(bottom=None)
+    axes[0].set(yscale="log", ylim=(0.1, 10))
+    axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].legend(fontsize=8)
+    axes[1].set_ylim(bottom=0)
     figure.savefig(path, dpi=120)
 
 
