@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
+
+from resident import measure
 
 from core.files import write_json
 from vesuvius import rle
@@ -27,32 +25,6 @@ from vesuvius.fragment import read_binary_png
 from vesuvius.submission import read_submission
 
 NAME = "full"
-
-
-def measure(command: list[str | Path]) -> dict[str, Any]:
-    """Run a command and return its wall time and its peak memory in MiB.
-
-    `anonymous` leaves out pages that map files, which the system can drop at any time.
-    """
-    started_s = time.monotonic()
-    child = subprocess.Popen([sys.executable, "-m", "vesuvius", *map(str, command)])
-    anonymous_kib = 0
-    status = Path(f"/proc/{child.pid}/status")
-    while True:
-        pid, code, usage = os.wait4(child.pid, os.WNOHANG)
-        if pid:
-            break
-        lines = status.read_text().splitlines() if status.exists() else []
-        found = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
-        anonymous_kib = max([anonymous_kib, *found])
-        time.sleep(0.05)
-    if code:
-        raise RuntimeError(f"{command[0]} failed; see above")
-    return {
-        "seconds": round(time.monotonic() - started_s, 1),
-        "peak_mib": usage.ru_maxrss // 1024,
-        "peak_anonymous_mib": anonymous_kib // 1024,
-    }
 
 
 def main() -> None:
@@ -78,7 +50,7 @@ def main() -> None:
         ],
         "submit": ["submit", work / "pred", "--out", csv],
     }  # fmt: skip
-    measured = {name: measure(command) for name, command in commands.items()}
+    measured = {name: measure("-m", "vesuvius", *command) for name, command in commands.items()}
     label = read_binary_png(options.ink_label)
     mask = read_binary_png(options.papyrus_mask)
     submitted = rle.decode(read_submission(csv)[NAME], label.shape)
