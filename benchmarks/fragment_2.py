@@ -36,7 +36,7 @@ SIZE = (14830, 9506)
 NUM_LAYERS = 65
 STRIDE = 64
 OF_VOXELS = ("simulate", "prepare", "predict from the prepared volume")
-VIEWS = ("--tta", "--tta-reversed", "--tta-z-shift", "1")  # 48
+VIEWS = ("--tta", "--tta-reversed", "--tta-z-shift", "1", "--z-start", "24")  # 48
 
 
 def band_starts(height: int, num_bands: int) -> list[int]:
