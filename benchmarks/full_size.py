@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 from pathlib import Path
-from typing import Any
 
-from machine import watch
+from resident import measure
 
 from core.files import write_json
 from vesuvius import rle
@@ -27,11 +25,6 @@ from vesuvius.fragment import read_binary_png
 from vesuvius.submission import read_submission
 
 NAME = "full"
-
-
-def measure(command: list[str | Path], program: str = "vesuvius") -> dict[str, Any]:
-    """Run a command of a program and return its wall time and its peak memory; see `watch`."""
-    return watch([sys.executable, "-m", program, *command])[0]
 
 
 def main() -> None:
@@ -57,7 +50,7 @@ def main() -> None:
         ],
         "submit": ["submit", work / "pred", "--out", csv],
     }  # fmt: skip
-    measured = {name: measure(command) for name, command in commands.items()}
+    measured = {name: measure("-m", "vesuvius", *command) for name, command in commands.items()}
     label = read_binary_png(options.ink_label)
     mask = read_binary_png(options.papyrus_mask)
     submitted = rle.decode(read_submission(csv)[NAME], label.shape)

@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from full_size import measure
 from machine import machine
+from resident import measure
 from ridge import features, fit_best, pearson
 from scipy.ndimage import zoom
 
@@ -120,7 +120,7 @@ def main() -> None:
     if not (tried / "crops").exists():
         write_crops(tried / "crops", signal_ZYX, targets, recipe)
     prepared = ["prepare", tried / "crops", "--factor", "1", "1", "1", "--out", tried / "data"]
-    measure(prepared, "ssp")
+    measure("-m", "ssp", *prepared)
     chosen = f"{COMMON} {recipe.options}".split()
     runs = [
         kept(
@@ -237,7 +237,9 @@ def train_and_score(
         wanted = [name for name in TASKS if bins[name] == size]
         given = [run, signal, "--out", out, "--factor", "1", "1", "1", "--task", *wanted, *cpu]
         commands[f"predict {' '.join(wanted)}"] = given
-    found = {name: measure([name.split()[0], *given], "ssp") for name, given in commands.items()}
+    found = {
+        name: measure("-m", "ssp", name.split()[0], *given) for name, given in commands.items()
+    }
     found["train"].pop("seconds")  # of a run that was continued, those of what was left
     binned_scores = read_json(scores / "scores.json")["tasks"]
     predicted = maps(tried, seed, bins)

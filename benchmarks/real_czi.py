@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from full_size import measure
 from machine import machine
+from resident import measure
 
 from core.files import read_json, write_json
 from ssp.readers import open_stack
@@ -44,7 +44,7 @@ def main() -> None:
         "evaluate": [run, "--data", data, "--out", scores],
         "predict": [run, path, "--channel", SIGNAL, "--time", "2", "--out", out],
     }
-    measured = {name: measure([name, *given], "ssp") for name, given in commands.items()}
+    measured = {name: measure("-m", "ssp", name, *given) for name, given in commands.items()}
     source, found = open_stack(path, time=2), open_stack(out / f"{TASK}.ome.tif")
     result = {
         "what": "one channel of a dividing cell from the other: first time to third",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from full_size import measure
+from resident import measure
 
 from core.files import read_json, write_json
 from vesuvius.fragment import read_binary_png
@@ -37,7 +37,7 @@ def main() -> None:
         ],
         "prepare 16-bit slices": ["prepare", slices, "--out", options.work],
     }  # fmt: skip
-    measured = {name: measure(command) for name, command in commands.items()}
+    measured = {name: measure("-m", "vesuvius", *command) for name, command in commands.items()}
     prob = tifffile.imread(layers / "prob.tif")
     mask_YX = read_binary_png(crop / "mask.png")
     files = sorted(slices.glob("*.tif"))

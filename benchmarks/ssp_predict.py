@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import tifffile
 import torch
-from machine import machine, peak_resident_mib, watch
+from machine import machine, peak_resident_mib
+from resident import watch
 
 from core.deploy import specialize
 from core.files import read_json, write_json
@@ -84,7 +85,7 @@ def in_own_process(only: str, folder: Path, options: argparse.Namespace) -> dict
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     environment["OMP_WAIT_POLICY"] = "PASSIVE"  # as the program has it
     watched, printed = watch(command, stdout=subprocess.PIPE, env=environment)
-    return json.loads(printed) | {"peak_anonymous_mib": watched["peak_anonymous_mib"]}
+    return json.loads(printed) | {"peak_anonymous_mib": watched["peak_private_mib"]}
 
 
 def write_input(folder: Path, shape: tuple[int, ...], width: int) -> None:

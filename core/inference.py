@@ -1,9 +1,10 @@
 """Streams a tiled prediction from a reader to a writer in bounded memory, resumable row by row.
 
-One tile row is held at a time: its slab of source rows, and an accumulator whose upper part is
-finished and written while the lower part is carried into the next tile row. Memory is that of a
-few tile rows of the field, however long the field is. Batches never mix tile rows, so a run that
-was killed and continued sees the same batches and ends with the same bits.
+One tile row is predicted at a time, from its slab of source rows into an accumulator whose upper
+part is finished and written while the lower part is carried into the next tile row. A thread reads
+the slab of the next tile row meanwhile. Memory is that of a few tile rows of the field, however
+long the field is. Batches never mix tile rows, so a run that was killed and continued, or split
+between several, sees the same batches and ends with the same bits.
 
 Shapes: N tiles of a batch, C channels of the prediction, `...` leading axes of the source that are
 not tiled (the Z window of an ink model), then the tiled axes of the plan, the streaming axis first.
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -26,6 +29,7 @@ from core.files import atomic_path
 from core.tiling import Span, TilePlan
 
 Corner = tuple[int, ...]
+Tile = tuple[Span, ...]
 Read = Callable[[int, int], np.ndarray]
 Predict = Callable[[np.ndarray, Sequence[Corner]], np.ndarray]
 Write = Callable[[int, int, np.ndarray], object]
@@ -95,96 +99,110 @@ def stream(
     mask: np.ndarray | None = None,
     journal: Journal | None = None,
     advance: Callable[[int], object] | None = None,
+    rows: range | None = None,
 ) -> None:
-    """Predict a field tile row by tile row.
+    """Predict a field tile row by tile row, or a range of its tile rows.
 
     Args:
         plan: Field, tiles and their weights.
         read: `read(start, stop)` returns these rows of the source, any dtype (..., rows, other
-            tiled axes), in an array it does not reuse. No row is asked for twice in a run, nor one
-            that only skipped tiles cover. Tiles that overhang are filled by repeating the edge.
+            tiled axes), in an array it does not reuse; called in a thread, one tile row ahead. No
+            row is asked for twice, nor for skipped tiles alone. What overhangs repeats the edge.
         predict: Maps a batch (N, ..., *tile) and the corner of each tile, its first position in the
             field, to float32 (N, C, *tile). The corner says which tile it is, whatever the batch
             size; a prediction that draws random numbers derives them from it.
-        write: `write(start, stop, values)` takes float32 (C, rows, other tiled axes). The ranges
-            come in order and cover the field once; after a resume only the range that was not yet
-            committed can come again, with equal values.
+        write: `write(start, stop, values)` takes float32 (C, rows, other tiled axes), in order and
+            each row once; after a resume those not yet committed can come again, with equal values.
         batch_size: Most tiles per call of `predict`.
         num_channels: C.
         mask: Bool of the plan's shape. Tiles without a true position are skipped, positions
             outside it are written as 0, those inside come out as without a mask.
         journal: Where to record finished tile rows, and from where to continue.
-        advance: Told the number of tiles done since its last call; all together
-            `plan.wanted(mask).sum()`, those of an earlier run in the first call.
+        advance: Told the number of tiles done since its last call, at first those of earlier runs.
+        rows: Tile rows whose finished part of the field is written, by default all. Others that
+            reach into it are predicted too (`plan.with_reach`), so it has the bits of a whole run.
 
     Raises:
         ValueError: A batch size below 1, a mask, journal or prediction that does not fit.
-        RuntimeError: A prediction is not finite anywhere in its tile, halo included: weights of 0
-            would not stop a NaN. The tile row it belongs to is not written.
+        RuntimeError: A prediction is not finite, be it in its halo. Its tile row is not written.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
     advance = advance or (lambda _: None)
-    wanted = plan.wanted(mask)
-    carry_shape = (num_channels, 0, *plan.shape[1:])
-    committed = journal.load() if journal else None
-    first_row, carry = committed or (0, np.empty(carry_shape, np.float32))
-    advance(int(wanted[:first_row].sum()))
-    slab = _Slab(plan, read)
-    for row in range(first_row, plan.grid[0]):
-        sums = _extend(carry, min(plan.tile[0], plan.shape[0]))
-        tiles = plan.row_tiles(row, wanted)
-        for first in range(0, len(tiles), batch_size):
-            batch = tiles[first : first + batch_size]
-            _add(sums, batch, _predict(plan, slab.at(row), batch, predict, num_channels))
-            advance(len(batch))
-        start, stop = plan.finished(row)
-        values, carry = sums[:, : stop - start], sums[:, stop - start :]
-        write(start, stop, values if mask is None else np.where(mask[start:stop], values, 0))
-        if journal:
-            journal.commit(row + 1, carry)
+    wanted, rows = plan.wanted(mask), rows or range(plan.grid[0])
+    needed = plan.with_reach(rows)
+    nothing = np.empty((num_channels, 0, *plan.shape[1:]), np.float32)
+    first_row, carry = (journal.load() if journal else None) or (needed.start, nothing)
+    advance(int(wanted[needed.start : first_row].sum()))
+    with closing(_ahead(_slabs(plan, read, wanted, range(first_row, needed.stop)))) as slabs:
+        for row in range(first_row, needed.stop):
+            start, stop = plan.finished(row)
+            is_needed = bool(wanted[row].any())
+            sums = _extend(carry, min(plan.tile[0], plan.shape[0]) if is_needed else stop - start)
+            slab = next(slabs) if is_needed else nothing
+            for batch in _batches(plan.row_tiles(row, wanted), batch_size):
+                _add(sums, batch, _predict(plan, slab, batch, predict, num_channels))
+                advance(len(batch))
+            values, carry = sums[:, : stop - start], sums[:, stop - start :]
+            if row >= rows.start:
+                write(start, stop, _inside(mask, start, stop, values))
+            if journal:
+                journal.commit(row + 1, carry if row + 1 < needed.stop else nothing)
 
 
-class _Slab:
-    """The source rows under one tile row, keeping those that the next one shares."""
+def _inside(mask: np.ndarray | None, start: int, stop: int, values: np.ndarray) -> np.ndarray:
+    """Return values (C, rows, ...) of the rows start..stop with 0 outside the mask."""
+    return values if mask is None else np.where(mask[start:stop], values, 0)
 
-    def __init__(self, plan: TilePlan, read: Read) -> None:
-        self._plan = plan
-        self._read = read
-        self._rows = np.empty(0)
-        self._stop = 0
 
-    def at(self, row: int) -> np.ndarray:
-        """Return the rows under tile row `row`, (..., tile rows, other tiled axes), padded."""
-        plan = self._plan
-        axis = -len(plan.shape)
+def _batches(tiles: list[Tile], batch_size: int) -> Iterator[list[Tile]]:
+    """Yield tiles in their order, so many at a time."""
+    for first in range(0, len(tiles), batch_size):
+        yield tiles[first : first + batch_size]
+
+
+def _slabs(plan: TilePlan, read: Read, wanted: np.ndarray, rows: range) -> Iterator[np.ndarray]:
+    """Yield the source rows (..., tile rows, other tiled axes) under each tile row with tiles."""
+    axis = -len(plan.shape)
+    slab, read_until = np.empty(0), 0
+    for row in (row for row in rows if wanted[row].any()):
         start = plan.spans[0][row].start
         stop = min(start + plan.tile[0], plan.shape[0])
-        if stop > self._stop:
-            # rows 0-7 held, now 4-11: keep the last 8 - 4 = 4 and read 8-11
-            rows = self._pad(self._read(max(start, self._stop), stop))
-            kept = self._stop - start
-            if kept > 0:
-                held = np.moveaxis(np.moveaxis(self._rows, axis, 0)[-kept:], 0, axis)
-                rows = np.concatenate([held, rows], axis)
-            self._rows, self._stop = rows, stop
-        return self._rows
+        # rows 0-7 held, now 4-11: keep the last 8 - 4 = 4 and read 8-11
+        fresh = _pad(plan, read(max(start, read_until), stop))
+        kept = read_until - start
+        if kept > 0:
+            held = np.moveaxis(np.moveaxis(slab, axis, 0)[-kept:], 0, axis)
+            fresh = np.concatenate([held, fresh], axis)
+        slab, read_until = fresh, stop
+        yield slab
 
-    def _pad(self, rows: np.ndarray) -> np.ndarray:
-        """Repeat the edge where a tile overhangs; along the streaming axis it is then alone."""
-        if not any(self._plan.overhang):
-            return rows
-        leading = rows.ndim - len(self._plan.shape)
-        after = [0] * leading + list(self._plan.overhang)
-        return np.pad(rows, [(0, width) for width in after], mode="edge")
+
+def _pad(plan: TilePlan, rows: np.ndarray) -> np.ndarray:
+    """Repeat the edge where a tile overhangs; along the streaming axis it is then alone."""
+    if not any(plan.overhang):
+        return rows
+    leading = rows.ndim - len(plan.shape)
+    after = [0] * leading + list(plan.overhang)
+    return np.pad(rows, [(0, width) for width in after], mode="edge")
+
+
+def _ahead(items: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:
+    """Yield items, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def _extend(carry: np.ndarray, num_rows: int) -> np.ndarray:
-    """Return a new accumulator of `num_rows` rows that begins with the carry.
+    """Return a new accumulator of at least `num_rows` rows that begins with the carry.
 
     The rest is -0.0, to which any x adds as x with its bits unchanged; 0.0 would turn -0.0 to 0.0.
     """
-    sums = np.full((carry.shape[0], num_rows, *carry.shape[2:]), -0.0, np.float32)
+    shape = (carry.shape[0], max(num_rows, carry.shape[1]), *carry.shape[2:])
+    sums = np.full(shape, -0.0, np.float32)
     sums[:, : carry.shape[1]] = carry
     return sums
 
@@ -192,7 +210,7 @@ def _extend(carry: np.ndarray, num_rows: int) -> np.ndarray:
 def _predict(
     plan: TilePlan,
     slab: np.ndarray,
-    tiles: list[tuple[Span, ...]],
+    tiles: list[Tile],
     predict: Predict,
     num_channels: int,
 ) -> np.ndarray:
@@ -211,7 +229,7 @@ def _predict(
             f"prediction has shape {predicted.shape}, expected {expected} as (tiles, channels, "
             "*tile); use a model with these outputs"
         )
-    for corner, values in zip(corners, predicted, strict=True):
+    for corner, values in zip(corners, predicted, strict=True):  # weights of 0 would not stop a NaN
         if not np.isfinite(values).all():
             raise RuntimeError(
                 f"prediction holds NaN or infinity in the tile of size {plan.tile} at "
@@ -220,7 +238,7 @@ def _predict(
     return predicted
 
 
-def _add(sums: np.ndarray, tiles: list[tuple[Span, ...]], predicted: np.ndarray) -> None:
+def _add(sums: np.ndarray, tiles: list[Tile], predicted: np.ndarray) -> None:
     """Add the weighted tiles to the accumulator, only where they have weight."""
     for tile, values in zip(tiles, predicted, strict=True):
         # the accumulator begins where the tile row does, so there inside counts, not field

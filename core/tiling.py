@@ -148,6 +148,15 @@ class TilePlan:
         starts = [span.start for span in self.spans[0]]
         return starts[row], [*starts, self.shape[0]][row + 1]
 
+    def with_reach(self, rows: range) -> range:
+        """Return some tile rows, and those before them that reach into what they complete.
+
+        Starts 0, 4, 6 and tile 8: tile row 2 completes 6-13, and 0 and 1 have a say in 6-7.
+        """
+        start = self.finished(rows.start)[0]
+        reaching = (i for i, span in enumerate(self.spans[0]) if span.field.stop > start)
+        return range(next(reaching), rows.stop)
+
     def row_tiles(self, row: int, wanted: np.ndarray) -> list[tuple[Span, ...]]:
         """Return the wanted tiles of one tile row, each as its span per axis, in grid order.
 

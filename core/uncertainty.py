@@ -1,10 +1,10 @@
 """Many predictions of one field: their mean, and how far they disagree.
 
-A `Member` is one way to predict a tile: a network looked through by a view, a flip or quarter turn
-that is undone on the prediction. The network may be a checkpoint or a Monte Carlo sample of one
-(`core.stochastic`). An ensemble is a sequence of members, whatever their kinds; `predictor` runs it
-over tiles with one channel per member, and moments take the finished maps one after the other and
-keep none of them.
+A `Member` is one way to predict a tile: a network looked through by a view, a flip, quarter turn or
+move along z that is undone on the prediction. The network may be a checkpoint or a Monte Carlo
+sample of one (`core.stochastic`). An ensemble is a sequence of members, whatever their kinds;
+`predictor` runs it over tiles with one channel per member, and moments take the finished maps one
+after the other and keep none of them.
 
 What is a prediction here is the map, blended from its tiles, not the tile: mean and spread are
 those of the maps that each member would give alone.
@@ -15,7 +15,7 @@ Shape legend: N tiles, M members, C channels, S spatial axes ending in Y X.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,20 +27,25 @@ from core.stochastic import place
 
 @dataclass(frozen=True)
 class View:
-    """One of the ways to look at a tile: layers reversed, mirrored, then turned.
+    """One of the ways to look at a tile: layers cut out, reversed, mirrored, then turned.
 
     Attributes:
         turns: Quarter turns of the plane, 0..3.
         is_mirrored: Whether the columns are reversed.
         is_reversed: Whether the layers are.
+        layers: First and one past the last of the layers that are looked at, None for all. A view
+            of some is for networks that predict maps.
     """
 
     turns: int = 0
     is_mirrored: bool = False
     is_reversed: bool = False
+    layers: tuple[int, int] | None = None
 
     def apply(self, x: Tensor) -> Tensor:
         """Return tiles (..., Z, Y, X) as this view shows them."""
+        if self.layers:
+            x = x[..., slice(*self.layers), :, :]
         axes = [axis for axis, is_set in ((-3, self.is_reversed), (-1, self.is_mirrored)) if is_set]
         return torch.rot90(x.flip(axes), self.turns, (-2, -1))
 
@@ -70,18 +75,28 @@ class View:
         return tuple(starts), tuple(sizes)
 
 
-def plane_views(with_reversed: bool = False) -> list[View]:
-    """Return the 8 flips and quarter turns of the plane, the plain view first.
+def plane_views() -> list[View]:
+    """Return the 8 flips and quarter turns of the plane, the plain view first."""
+    return [View(turns, is_mirrored) for is_mirrored in (False, True) for turns in range(4)]
+
+
+def with_reversed(views: Sequence[View]) -> list[View]:
+    """Return views, then the same with their layers reversed."""
+    return [*views, *(replace(view, is_reversed=True) for view in views)]
+
+
+def with_shifts(views: Sequence[View], reach: int, num_layers: int) -> list[View]:
+    """Return views of a window of layers, then the same with it moved, near before far.
 
     Args:
-        with_reversed: Whether each comes with its layers reversed too: 16 views.
+        views: Views of all layers.
+        reach: Most layers by which the window moves to either side. Tiles have so many more layers
+            before and after it: with a reach of 1 the window of 4 layers is 1-4 of 6, then 0-3
+            and 2-5.
+        num_layers: Layers of the window.
     """
-    return [
-        View(turns, is_mirrored, is_reversed)
-        for is_reversed in (False, True)[: 1 + with_reversed]
-        for is_mirrored in (False, True)
-        for turns in range(4)
-    ]
+    starts = sorted(range(2 * reach + 1), key=lambda start: abs(start - reach))
+    return [replace(view, layers=(start, start + num_layers)) for start in starts for view in views]
 
 
 class Member(nn.Module):

@@ -14,8 +14,11 @@ from core.mode import has_mixtures
 from core.samples import DEFAULT_DROPOUT, SampleConfig
 from core.stochastic import draw_sample
 from core.terminal import note
-from core.uncertainty import Member, View, plane_views
+from core.uncertainty import Member, View, plane_views, with_reversed, with_shifts
 from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
+
+NETWORKS_PER_PASS = 8  # in the memory of the device
+MEMBERS_PER_PASS = 64  # each takes a channel of the rows in memory
 
 
 @dataclass(frozen=True)
@@ -24,19 +27,22 @@ class EnsembleConfig(SampleConfig):
 
     Args:
         tta: Average the 8 flips and quarter turns of each tile.
-        tta_reversed: Average each of them with its layers reversed too.
+        tta_reversed: Average each view with its layers reversed too.
+        tta_z_shift: Average each view with the window moved by 1 to so many layers up and down
+            too, normalised alike.
         ensemble: A further run or checkpoint, which sees the same window; repeat the option for
             each.
     """
 
     tta: bool = False
     tta_reversed: bool = False
+    tta_z_shift: int = 0
     ensemble: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tta_reversed and not self.tta:
-            raise ValueError("tta_reversed adds to the views of tta; give both")
+        if self.tta_z_shift < 0:
+            raise ValueError(f"tta_z_shift {self.tta_z_shift} is below 0; 0 moves nothing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +63,23 @@ class Ensemble:
     @cached_property
     def views(self) -> list[View]:
         """How each network looks at a tile."""
-        return plane_views(self.config.tta_reversed) if self.config.tta else [View()]
+        views = plane_views() if self.config.tta else [View()]
+        if self.config.tta_reversed:
+            views = with_reversed(views)
+        if self.config.tta_z_shift:
+            num_layers = self.models[0].recipe.window.num_layers
+            views = with_shifts(views, self.config.tta_z_shift, num_layers)
+        return views
 
     @property
     def num_members(self) -> int:
         """How many predictions are averaged."""
         return self.config.mc_samples * len(self.models) * len(self.views)
+
+    @property
+    def members_per_pass(self) -> int:
+        """How many of them one pass over the fragment predicts at most: its memory is bounded."""
+        return min(NETWORKS_PER_PASS * len(self.views), MEMBERS_PER_PASS)
 
     @property
     def threshold(self) -> float:
@@ -94,6 +111,12 @@ class Ensemble:
 
     def members(self, start: int, stop: int, task: str, window: Window) -> list[Member]:
         """Return the members start..stop for a task: uint8 tiles (N, Z, Y, X) to (N, 1, Y, X).
+
+        Args:
+            start: First member.
+            stop: One past the last.
+            task: Name of the task.
+            window: What the models see; tiles have `tta_z_shift` more layers before and after it.
 
         Raises:
             ValueError: If a model does not know the task.
@@ -127,18 +150,23 @@ class Ensemble:
 
     def describe_views(self) -> str:
         """Return the views in words."""
-        if not self.config.tta:
-            return "none"
-        order = ", layers as stored and reversed" if self.config.tta_reversed else ""
-        return f"{len(self.views)} views: flips and quarter turns of the plane{order}"
+        config, reach = self.config, self.config.tta_z_shift
+        told = [
+            "flips and quarter turns of the plane" if config.tta else "",
+            "layers as stored and reversed" if config.tta_reversed else "",
+            f"window moved by up to {reach} {'layers' if reach > 1 else 'layer'}" if reach else "",
+        ]
+        return f"{len(self.views)} views: {', '.join(filter(None, told))}" if any(told) else "none"
 
     def settings(self) -> dict[str, Any]:
         """Return all that the predictions depend on but how many samples there are."""
         settings: dict[str, Any] = {"checkpoint_sha256": self.models[0].sha256}
         if len(self.models) > 1:
             settings["ensemble_sha256"] = [model.sha256 for model in self.models[1:]]
-        if self.config.tta:
+        if len(self.views) > 1:
             settings["tta_views"] = len(self.views)
+        if self.config.tta_z_shift:
+            settings["tta_z_shift"] = self.config.tta_z_shift
         return settings | self.noise()
 
 

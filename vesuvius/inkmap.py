@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,24 @@ class Window:
         )
         is_clipped = config.intensity == "percentile"
         return cls(z_start, z_stop, offset, scale, is_clipped, is_reversed)
+
+    def widened(self, reach: int, depth: int) -> Window:
+        """Return the window with so many layers more at either end, normalised alike.
+
+        Args:
+            reach: How many.
+            depth: Layers of the volume.
+
+        Raises:
+            ValueError: If the volume has no such layers.
+        """
+        most = min(self.z_start, depth - self.z_stop)
+        if reach > most:
+            raise ValueError(
+                f"tta_z_shift {reach} moves the window of layers {self.z_start}..{self.z_stop - 1} "
+                f"out of the volume of {depth}; choose at most {most}, or another --z-start"
+            )
+        return replace(self, z_start=self.z_start - reach, z_stop=self.z_stop + reach)
 
     def place_of(self, layer: int) -> int:
         """Return where a layer lies in what the model sees; below 0 or beyond it if it does not."""

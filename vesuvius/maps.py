@@ -1,11 +1,13 @@
-"""Maps on disk: uncompressed TIFFs of one size, written and read band by band of rows.
+"""Maps on disk, written and read band by band of rows: uncompressed TIFFs, or a Zarr array.
 
 They are written through a file, not through memory: a full disk is then an error, not a crash.
+Several processes may write a Zarr array at once if none writes a chunk of another.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import tifffile
 
 from core.files import named_when_full
 from core.inference import Journal
+
+BAND_ROWS = 256
 
 
 class MapFile:
@@ -117,6 +121,58 @@ class MapFile:
         """Return where a row of a map begins in the file: pages follow each other."""
         height, width = self.shape[-2:]
         return self._offset + (page * height + row) * width * self._dtype.itemsize
+
+
+class ZarrMaps:
+    """Maps (C, Y, X) in a Zarr array whose chunks are bands of rows, used like a `MapFile`.
+
+    Args:
+        path: The array, which must exist; see `create`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import zarr
+
+        self._path = path
+        self._array: Any = zarr.open_array(path, mode="r+")
+
+    @classmethod
+    def create(cls, path: Path, shape: tuple[int, ...], dtype: type, band_rows: int) -> ZarrMaps:
+        """Make the array, all zeros.
+
+        Args:
+            path: The array, which must not exist.
+            shape: (C, Y, X).
+            dtype: Of the values.
+            band_rows: Rows of a chunk.
+        """
+        import zarr
+
+        chunks = (shape[0], min(band_rows, shape[1]), shape[2])
+        zarr.create_array(path, shape=shape, chunks=chunks, dtype=dtype, compressors=None)
+        return cls(path)
+
+    def write(self, start: int, stop: int, values: np.ndarray) -> None:
+        """Write the rows start..stop of every map, (C, rows, X); they are on the disk then."""
+        height = self._array.chunks[1]
+        with named_when_full(self._path):
+            self._array[:, start:stop] = values
+            for band in range(start // height, -(-stop // height)):
+                chunk = self._path / self._array.metadata.encode_chunk_key((0, band, 0))
+                if chunk.exists():  # one of zeros alone is left out
+                    with chunk.open("rb") as file:
+                        os.fsync(file.fileno())
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return the rows start..stop of every map, (C, rows, X)."""
+        rows: np.ndarray = self._array[:, start:stop]
+        return rows
+
+
+def bands(height: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows that cover a map of that height."""
+    for start in range(0, height, BAND_ROWS):
+        yield start, min(start + BAND_ROWS, height)
 
 
 def _damaged(path: Path, reason: str) -> str:

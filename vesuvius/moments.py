@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from core.inference import Journal
+from core.inference import Journal, Read
 from core.uncertainty import Moments, ProbabilityMoments
-from vesuvius.maps import MapFile
-
-MEMBERS_PER_PASS = 8  # each takes one channel of the rows in memory; the input is read once a pass
+from vesuvius.maps import MapFile, ZarrMaps, bands
 
 
 class MomentMaps:
@@ -81,14 +79,18 @@ class MomentMaps:
             )
         return total - count
 
-    def begin(self, total: int) -> Pass:
+    def begin(self, total: int, most: int) -> Pass:
         """Return the next pass towards `total` members: the one that was stopped, or a new one.
+
+        Args:
+            total: Members wanted in the end.
+            most: Members of a new pass.
 
         Raises:
             ValueError: If another prediction is under way in the folder, or a pass to more members.
         """
         start = self.count()
-        stop = min(start + MEMBERS_PER_PASS, total)
+        stop = min(start + most, total)
         if self._partial.exists() and self._journal_path.exists():
             metadata = MapFile(self._partial).metadata
             begun = int(metadata["num_members"])
@@ -100,17 +102,28 @@ class MomentMaps:
             stop = begun if start < begun <= total else stop
         computing = json.dumps(self._computing, sort_keys=True)
         journal = Journal(self._journal_path, f"{self._identity} {start}-{stop} {computing}")
-        grown = MapFile.create_or_resume(
-            self._partial,
-            journal,
-            (3, *self._shape),
-            np.float64,
-            axes="CYX",
-            identity=self._identity,
-            num_members=stop,
-            computed=self._computed_from(start),
-        )
-        return Pass(start, stop, journal, MapFile(self.path) if start else None, grown)
+        shape, described = (3, *self._shape), self._described(start, stop)
+        grown = MapFile.create_or_resume(self._partial, journal, shape, np.float64, **described)
+        return Pass(start, stop, journal, self.held(), grown)
+
+    def held(self) -> MapFile | None:
+        """Return the file of the moments, if there are any."""
+        return MapFile(self.path) if self.count() else None
+
+    def adopt(self, read: Read, total: int) -> None:
+        """Take over moments of `total` members that were made elsewhere from those held.
+
+        Args:
+            read: Returns rows start..stop of their three maps, (3, rows, X).
+            total: Number of members.
+        """
+        if self.count() == total:  # killed after it had done so
+            return
+        described = self._described(self.count(), total)
+        whole = MapFile.create(self._partial, (3, *self._shape), np.float64, **described)
+        for start, stop in bands(self._shape[0]):
+            whole.write(start, stop, read(start, stop))
+        self.commit()
 
     def commit(self) -> None:
         """Take over the pass under way, which is whole."""
@@ -120,6 +133,16 @@ class MomentMaps:
     def read(self, start: int, stop: int) -> ProbabilityMoments:
         """Return the moments of the rows start..stop; there must be some."""
         return _unpacked(MapFile(self.path).read(start, stop), self.count())
+
+    def _described(self, start: int, stop: int) -> dict[str, Any]:
+        """Return what a file of `stop` members, those from `start` on new, says of itself."""
+        computed = self._computed_from(start)
+        return {
+            "axes": "CYX",
+            "identity": self._identity,
+            "num_members": stop,
+            "computed": computed,
+        }
 
     def _computed_from(self, start: int) -> list[dict[str, Any]]:
         """Return what will have computed the members when the next pass, from `start`, is whole."""
@@ -150,23 +173,28 @@ class Pass:
     start: int
     stop: int
     journal: Journal
-    held: MapFile | None
-    grown: MapFile
+    held: MapFile | ZarrMaps | None
+    grown: MapFile | ZarrMaps
 
     def write(self, start: int, stop: int, prob_MYX: np.ndarray) -> None:
-        """Add the rows start..stop of each member's map (M, rows, X) to those held."""
+        """Add the rows start..stop of each member's map (M, rows, X) to those held.
+
+        Pixels that are 0 in all of them, as outside the papyrus, cost nothing and stay 0.
+        """
         if self.held is None:
-            moments = ProbabilityMoments.empty(prob_MYX.shape[1:])
+            packed = np.zeros((3, *prob_MYX.shape[1:]))
         else:
-            moments = _unpacked(self.held.read(start, stop), self.start)
+            packed = self.held.read(start, stop)
+        inside = prob_MYX.any(0) | packed.any(0)
+        moments = _unpacked(packed[:, inside], self.start)
         for prob in prob_MYX:
-            moments.add(prob)
+            moments.add(prob[inside])
         of_prob = moments.moments
-        packed = np.stack([of_prob.mean, of_prob.squares, moments.mean_entropy])
+        packed[:, inside] = of_prob.mean, of_prob.squares, moments.mean_entropy
         self.grown.write(start, stop, packed)
 
 
 def _unpacked(packed: np.ndarray, count: int) -> ProbabilityMoments:
-    """Return moments of their three stored maps (3, rows, X)."""
+    """Return moments of their three stored maps (3, ...)."""
     mean, squares, mean_entropy = packed
     return ProbabilityMoments(Moments(count, mean, squares), mean_entropy)

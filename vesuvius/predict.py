@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from core.inference import Journal, Write, choose_device, stream
@@ -17,7 +18,7 @@ from core.terminal import note, progress
 from core.tiling import TilePlan
 from core.uncertainty import predictor
 from vesuvius.ensemble import Ensemble, EnsembleConfig, load_ensemble
-from vesuvius.fragment import Fragment, open_fragment
+from vesuvius.fragment import Fragment, fingerprint, open_fragment
 from vesuvius.inkmap import (
     InkModel,
     Window,
@@ -27,6 +28,7 @@ from vesuvius.inkmap import (
 )
 from vesuvius.orientation import LayerOrder, estimate_layer_order, note_layer_order
 from vesuvius.prediction_folder import PredictionFolder
+from vesuvius.shards import Shard
 from vesuvius.statistics import VolumeStatistics, layer_histograms, note_low_contrast
 from vesuvius.voxel_size import MapGrid, Resampling, input_identity
 
@@ -49,6 +51,7 @@ def predict(
     stride: int = 64,
     batch_size: int = 8,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    shard: str | None = None,
     sized: Sized = Resampling(),  # noqa: B008 - frozen
     averaged: Averaged = EnsembleConfig(),  # noqa: B008 - frozen
 ) -> None:
@@ -68,13 +71,15 @@ def predict(
         out: Folder to write.
         mask: Papyrus mask (PNG) to use instead of the fragment's own.
         z_start: First layer of the window; by default as in training, or centred on the sheet.
-        reverse_layers: Read the layers from the last to the first, as is done anyway with a
-            fragment that training read so; z_start counts from there.
+        reverse_layers: Read the last layer first, as is done anyway where training did; z_start
+            counts from there.
         task: Name of the task, "unknown" for the mean gate; by default that of the fragment's ink.
         tile_size: Rows and columns of a tile.
         stride: Step between tiles; half of tile_size blends best, a multiple of 16 for samples.
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
+        shard: 1/8 to 8/8 are eight jobs that share `out`, in any order; the same command without
+            then joins them to the bits of one job. Processes of torchrun are shards by themselves.
         sized: What is done about voxel sizes.
         averaged: Which predictions are averaged.
 
@@ -82,20 +87,29 @@ def predict(
         FileNotFoundError: If the run or the fragment does not exist.
         ValueError: If they do not fit each other or what `out` holds.
     """
+    part = Shard.parse(shard) if shard else Shard.of_process()
     computing = _computing(device, batch_size)
     ensemble = load_ensemble(run, averaged)
     seen, grid = sized.apply(open_fragment(fragment, mask, with_label=False), ensemble.models)
     _check_layers(seen, ensemble.models[0], z_start)
     settings = ensemble.settings() | input_identity(seen, grid)
+    settings |= _chosen(ensemble.models[0], seen.name, z_start, reverse_layers, task)
     settings |= {"tile_size": tile_size, "stride": stride}
-    settings |= {
-        "z_start": ensemble.models[0].recipe.window.z_start if z_start is None else z_start,
-        "reverse_layers": reverse_layers or ensemble.models[0].saw_reversed(seen.name),
-        "task": ensemble.models[0].tasks.choose(task, seen.name),
-    }
+    job = _Job(ensemble, seen, grid, settings, computing)
     folder = PredictionFolder(out, settings, computing, averaged.mc_samples, grid)
-    with locked(out):
-        _Job(ensemble, seen, grid, settings, computing).fill(folder)
+    with locked(out, f"shard-{part.index}-of-{part.count}" if part else ""):
+        job.fill(folder, part)
+
+
+def _chosen(
+    model: InkModel, name: str, z_start: int | None, reverse_layers: bool, task: str | None
+) -> dict[str, Any]:
+    """Return what is predicted of a fragment of that name: as asked for, else as in training."""
+    return {
+        "z_start": model.recipe.window.z_start if z_start is None else z_start,
+        "reverse_layers": reverse_layers or model.saw_reversed(name),
+        "task": model.tasks.choose(task, name),
+    }
 
 
 def _computing(device: str, batch_size: int) -> dict[str, Any]:
@@ -115,10 +129,15 @@ class _Job:
     settings: dict[str, Any]
     computing: dict[str, Any]
 
-    def fill(self, folder: PredictionFolder) -> None:
-        """Write what is missing of the prediction, which may be nothing."""
+    def fill(self, folder: PredictionFolder, shard: Shard | None) -> None:
+        """Write what is missing of the prediction or of a shard of it, which may be nothing."""
         if folder.is_finished():
             note(f"{folder.path} is already finished")
+        elif shard:
+            self.map_shard(folder, shard)
+            return
+        elif folder.shards.exists():
+            self.merge(folder)
         elif self.ensemble.num_members == 1:
             self.map_one(folder)
         else:
@@ -141,17 +160,64 @@ class _Job:
         missing = moments.missing(num_members)
         with progress(self.fragment.name, missing * self._num_tiles, "tiles") as advance:
             while moments.missing(num_members):
-                some = moments.begin(num_members)
+                some = moments.begin(num_members, self.ensemble.members_per_pass)
                 share = partial(_advance_each, advance, some.stop - some.start)
                 self._stream(some.start, some.stop, some.journal, some.write, share)
                 moments.commit()
         folder.finish_moments(self._provenance())
+
+    def map_shard(self, folder: PredictionFolder, shard: Shard) -> None:
+        """Write the part of a shard, or what is missing of it."""
+        if folder.journal.path.exists():
+            raise ValueError(
+                f"{folder.path} holds a half-done prediction without shards; finish it without "
+                f"--shard, or delete {folder.journal.path} to give it up"
+            )
+        self._introduce()
+        held = folder.moments.held() if self.ensemble.num_members > 1 else None
+        facts = self._facts | self.computing | {
+            "num_shards": shard.count,
+            "num_held": folder.moments.count() if held else 0,
+            "num_per_pass": self.ensemble.members_per_pass,
+        }  # fmt: skip
+        store = folder.shards
+        store.begin(facts, self.grid.predicted.shape, self._plan.stride[0])
+        passes = list(store.passes(shard, self._plan, self._wanted, held))
+        num_tiles = sum((each.stop - each.start) * self._count(each.rows) for each in passes)
+        with progress(f"{self.fragment.name} {shard}", num_tiles, "tiles") as advance:
+            for each in passes:
+                share = partial(_advance_each, advance, each.stop - each.start)
+                self._stream(each.start, each.stop, each.journal, each.write, share, each.rows)
+        missing = store.unfinished(self._plan, self._wanted)
+        rest = "as all are: now without --shard" if not missing else f"{_listed(missing)} not yet"
+        note(f"shard {shard} of {folder.path} is done, {rest}")
+
+    def merge(self, folder: PredictionFolder) -> None:
+        """Write the maps that all shards have predicted."""
+        store = folder.shards
+        store.check(self._facts)
+        missing = store.unfinished(self._plan, self._wanted)
+        if missing:
+            raise ValueError(
+                f"{folder.path} lacks shard {_listed(missing)}; run it with --shard, or delete "
+                f"{store.folder} to predict without"
+            )
+        facts = store.facts
+        computing = {name: facts[name] for name in self.computing}
+        told = self._provenance() | {"device": None, "num_shards": facts["num_shards"]}
+        folder.computed_by(computing).finish_shards(told)
 
     @cached_property
     def _window(self) -> Window:
         return choose_window(
             self.fragment, self.ensemble.models[0], self.settings["z_start"], self._is_reversed
         )
+
+    @cached_property
+    def _read_window(self) -> Window:
+        """All layers that some view looks at."""
+        reach = self.ensemble.config.tta_z_shift
+        return self._window.widened(reach, self.fragment.volume.shape[0])
 
     @cached_property
     def _order(self) -> LayerOrder:
@@ -167,8 +233,22 @@ class _Job:
         return TilePlan(self.grid.predicted.shape, tile, stride)
 
     @cached_property
+    def _wanted(self) -> np.ndarray:
+        return self._plan.wanted(self.grid.predicted)
+
+    @property
     def _num_tiles(self) -> int:
-        return int(self._plan.wanted(self.grid.predicted).sum())
+        return int(self._wanted.sum())
+
+    def _count(self, rows: range) -> int:
+        """Return how many tiles it takes to complete some tile rows."""
+        reach = self._plan.with_reach(rows)
+        return int(self._wanted[reach.start : reach.stop].sum())
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """All that the maps depend on, but for rounding."""
+        return self.settings | {"num_members": self.ensemble.num_members}
 
     def _introduce(self) -> None:
         """Refuse what does not fit before anything is written, and say what is about to be done."""
@@ -186,7 +266,7 @@ class _Job:
         note_layer_order(self.fragment.name, self._order, self._is_reversed)
         seen = self._order.seen(self._is_reversed)
         note_other_order(self.fragment.name, seen, self.ensemble.models[0])
-        _ = self._plan
+        _ = self._plan, self._read_window
 
     def _stream(
         self,
@@ -194,13 +274,14 @@ class _Job:
         stop: int,
         journal: Journal,
         write: Write,
-        advance: Callable[[int], object],
+        advance: Advance,
+        rows: range | None = None,
     ) -> None:
-        """Predict the fragment with the members start..stop, a channel for each."""
+        """Predict tile rows of the fragment with the members start..stop, a channel for each."""
         members = self.ensemble.members(start, stop, self.settings["task"], self._window)
         stream(
             self._plan,
-            window_reader(self.fragment.volume, self._window),
+            window_reader(self.fragment.volume, self._read_window),
             predictor(members, self.computing["device"]),
             write,
             batch_size=self.computing["batch_size"],
@@ -208,7 +289,13 @@ class _Job:
             mask=self.grid.predicted,
             journal=journal,
             advance=advance,
+            rows=rows,
         )
+        if fingerprint(self.fragment) != self.settings["input_fingerprint"]:
+            raise ValueError(
+                f"{self.fragment.path} was changed while it was predicted; delete what was begun "
+                "of the prediction and start again"
+            )
 
     def _provenance(self) -> dict[str, Any]:
         """Return what the prediction says about itself."""
@@ -239,6 +326,10 @@ class _Job:
 def _advance_each(advance: Advance, num_members: int, num_tiles: int) -> None:
     """Report tiles that each of some members has predicted."""
     advance(num_members * num_tiles)
+
+
+def _listed(shards: Sequence[Shard]) -> str:
+    return ", ".join(map(str, shards))
 
 
 def choose_window(

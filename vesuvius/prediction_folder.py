@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ from core.files import read_json, write_json
 from core.inference import Journal
 from core.lock import names_in
 from core.pictures import captioned, shrink, side_by_side, write_png
-from vesuvius.maps import MapFile
+from vesuvius.maps import MapFile, bands
 from vesuvius.moments import MomentMaps
+from vesuvius.shard_store import ShardStore
 from vesuvius.voxel_size import MapGrid
 
-BAND_ROWS = 256
 UNCERTAINTIES = ("standard deviation", "predictive entropy", "mutual information")
 WHITE_QUANTILE = 0.995  # a few pixels of much disagreement must not make the others black
 NUM_BINS = 10_000
+SHARDS = ".shards"
 UNFINISHED = {
     ".journal", ".prob.partial.tif", ".published.partial.tif", ".uncertainty.partial.tif",
-    ".moments.partial.tif", ".moments.whole.tif",
+    ".moments.partial.tif", ".moments.whole.tif", SHARDS,
 }  # fmt: skip
 
 
@@ -42,6 +43,7 @@ class PredictionFolder:
     Attributes:
         journal: Where a prediction of one member stands.
         moments: The moments of several members.
+        shards: What shards have predicted.
     """
 
     def __init__(
@@ -60,6 +62,11 @@ class PredictionFolder:
         self._shape = grid.mask.shape
         self.journal = Journal(path / ".journal", _digest(settings | computing))
         self.moments = MomentMaps(path, _digest(settings), computing, grid.predicted.shape)
+        self.shards = ShardStore(path / SHARDS)
+
+    def computed_by(self, computing: dict[str, Any]) -> PredictionFolder:
+        """Return the folder of the same prediction, computed by another device or batch size."""
+        return PredictionFolder(self.path, self._settings, computing, self._mc_samples, self._grid)
 
     def is_finished(self) -> bool:
         """Tell whether the folder holds this very prediction.
@@ -106,7 +113,7 @@ class PredictionFolder:
         prob = MapFile.create(self._partial("prob"), self._shape)
         path, names = self._partial("uncertainty"), {"name": UNCERTAINTIES}
         spread = MapFile.create(path, (3, *self._shape), axes="CYX", channel=names)
-        for start, stop in self._bands():
+        for start, stop in bands(self._shape[0]):
             shown = self._grid.publish(self._read_moments, start, stop)
             prob.write(start, stop, shown[:1])
             spread.write(start, stop, shown[1:])
@@ -116,22 +123,33 @@ class PredictionFolder:
         prob.path.replace(self.path / "prob.tif")
         write_json(self.path / "provenance.json", provenance | facts)
 
+    def finish_shards(self, provenance: dict[str, Any]) -> None:
+        """Put the maps of all shards together and publish them; this may be killed and repeated."""
+        num_members, read = self.shards.facts["num_members"], self.shards.read
+        if num_members > 1:
+            self.moments.adopt(read, num_members)
+            self.finish_moments(provenance)
+            return
+        height, width = self._grid.predicted.shape
+        prob = MapFile.create(self._partial("prob"), (height, width))
+        for start, stop in bands(height):
+            prob.write(start, stop, read(start, stop))
+        self.finish(prob, provenance)
+
     def clear(self) -> None:
         """Remove what a finished prediction does not need, which a killed one may have left."""
         for name in UNFINISHED & {path.name for path in self.path.iterdir()}:
-            (self.path / name).unlink()
-
-    def _bands(self) -> Iterator[tuple[int, int]]:
-        """Yield ranges of rows of the published maps."""
-        for start in range(0, self._shape[0], BAND_ROWS):
-            yield start, min(start + BAND_ROWS, self._shape[0])
+            if name == SHARDS:
+                shutil.rmtree(self.path / name)
+            else:
+                (self.path / name).unlink()
 
     def _published(self, prob: MapFile) -> MapFile:
         """Return the map to publish, which is the predicted one if the grids are the same."""
         if self._grid.axes is None:
             return prob
         published = MapFile.create(self._partial("published"), self._shape)
-        for start, stop in self._bands():
+        for start, stop in bands(self._shape[0]):
             published.write(start, stop, self._grid.publish(prob.read, start, stop))
         return published
 
@@ -202,8 +220,8 @@ def quantile(map_YX: np.ndarray, mask: np.ndarray, share: float) -> float:
     """
     largest = float(map_YX.max())
     counts = np.zeros(NUM_BINS, np.int64)
-    for start in range(0, len(mask), BAND_ROWS):
-        rows = slice(start, start + BAND_ROWS)
+    for start, stop in bands(len(mask)):
+        rows = slice(start, stop)
         counts += np.histogram(map_YX[rows][mask[rows]], NUM_BINS, (0, largest))[0]
     below = np.searchsorted(counts.cumsum(), share * counts.sum())
     return largest * (int(below) + 1) / NUM_BINS

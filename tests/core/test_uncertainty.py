@@ -21,6 +21,8 @@ from core.uncertainty import (
     binary_entropy,
     plane_views,
     predictor,
+    with_reversed,
+    with_shifts,
 )
 from core.unet3d import RepModeUNet
 
@@ -88,7 +90,7 @@ def test_half_zeros_and_half_ones_are_all_disagreement():
     np.testing.assert_allclose(moments.moments.std(), 0.5)
 
 
-@pytest.mark.parametrize("view", plane_views(with_reversed=True))
+@pytest.mark.parametrize("view", with_reversed(plane_views()))
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 7), (2, 1, 4, 6, 6)])
 def test_views_are_undone(view, shape):
     volume = torch.randn(shape)
@@ -100,9 +102,23 @@ def test_views_are_undone(view, shape):
 
 def test_views_are_all_different_and_the_plain_one_is_first():
     volume = torch.arange(2 * 3 * 3).view(1, 1, 2, 3, 3)
-    for views, count in ((plane_views(), 8), (plane_views(with_reversed=True), 16)):
+    reversed_too = with_reversed(plane_views())
+    for views, count in ((plane_views(), 8), (reversed_too, 16), (with_reversed([View()]), 2)):
         assert len({tuple(view.apply(volume).flatten().tolist()) for view in views}) == count
         assert views[0] == View()
+
+
+def test_moved_windows_are_cut_from_the_layers_around_near_before_far():
+    volume = torch.arange(8 * 2 * 2).view(1, 1, 8, 2, 2)
+    moved = with_shifts(with_reversed([View()]), 2, 4)
+    seen = [view.apply(volume)[0, 0, :, 0, 0].div(4).int().tolist() for view in moved]
+    up, down = [2, 3, 4, 5], [5, 4, 3, 2]
+    by = (0, -1, 1, -2, 2)
+    assert seen == [[z + shift for z in layers] for shift in by for layers in (up, down)]
+    for view in with_shifts(with_reversed(plane_views()), 2, 4):
+        lost = view.undo(view.apply(volume[0]).amax(1, keepdim=True))
+        expected = volume[0, :, slice(*view.layers)].amax(1, keepdim=True)
+        torch.testing.assert_close(lost, expected, atol=0, rtol=0)
 
 
 def symmetric_convolution() -> nn.Module:
@@ -116,14 +132,14 @@ def symmetric_convolution() -> nn.Module:
 def test_all_views_of_an_equivariant_network_agree_with_the_plain_one():
     network, tiles = symmetric_convolution(), torch.randn(2, 1, 6, 8, 8)
     plain = network(tiles)
-    for view in plane_views(with_reversed=True):
+    for view in with_reversed(plane_views()):
         seen = Member(network, view)(tiles, [(0, 0), (0, 8)])
         torch.testing.assert_close(seen, plain, atol=1e-5, rtol=1e-5)
 
 
 def test_views_of_another_network_do_not_agree():
     network, tiles = nn.Conv3d(1, 1, 3, padding=1), torch.randn(1, 1, 6, 8, 8)
-    seen = [Member(network, view)(tiles, [(0, 0)]) for view in plane_views(with_reversed=True)]
+    seen = [Member(network, view)(tiles, [(0, 0)]) for view in with_reversed(plane_views())]
     for number, one in enumerate(seen):
         assert all((one - other).abs().max() > 1e-3 for other in seen[:number])
 
@@ -173,8 +189,7 @@ def test_an_ensemble_predicts_what_each_member_does_alone_whatever_the_batches()
 def test_a_sample_is_one_network_for_the_field_however_it_is_tiled_and_seen():
     """Dropout alone sees no border, so tiles that overlap must agree on what they drop."""
     dropped = [
-        Member(SeededDropout(0.5, (1, 2, "layer")), view)
-        for view in plane_views(with_reversed=True)
+        Member(SeededDropout(0.5, (1, 2, "layer")), view) for view in with_reversed(plane_views())
     ]
     shape = (12, 20, 16)
     whole = streamed(dropped, plan=TilePlan(shape, shape, shape, "crop"))

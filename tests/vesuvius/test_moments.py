@@ -20,7 +20,7 @@ OPTIONS = {"tile_size": 48, "stride": 48, "device": "cpu"}
 
 @pytest.fixture(autouse=True)
 def _short_passes(monkeypatch):
-    monkeypatch.setattr("vesuvius.moments.MEMBERS_PER_PASS", 2)
+    monkeypatch.setattr("vesuvius.ensemble.NETWORKS_PER_PASS", 2)
 
 
 def maps(folder: Path, computing: dict[str, object]) -> MomentMaps:
@@ -29,7 +29,7 @@ def maps(folder: Path, computing: dict[str, object]) -> MomentMaps:
 
 def grow(moments: MomentMaps, total: int) -> None:
     while moments.missing(total):
-        some = moments.begin(total)
+        some = moments.begin(total, 2)
         some.write(0, 4, MEMBERS[some.start : some.stop])
         moments.commit()
 
@@ -48,15 +48,15 @@ def test_nothing_was_computed_before_the_first_pass(tmp_path):
 
 @pytest.mark.parametrize("other", [GPU, CPU | {"batch_size": 4}])
 def test_a_pass_goes_on_with_what_it_began_with_only(tmp_path, other):
-    some = maps(tmp_path, CPU).begin(6)
-    maps(tmp_path, other).begin(6)  # nothing of it is done yet
-    some = maps(tmp_path, CPU).begin(6)
+    some = maps(tmp_path, CPU).begin(6, 2)
+    maps(tmp_path, other).begin(6, 2)  # nothing of it is done yet
+    some = maps(tmp_path, CPU).begin(6, 2)
     some.write(0, 2, MEMBERS[:2, :2])
     some.journal.commit(1, np.zeros((2, 0, 5), np.float32))
     with pytest.raises(ValueError, match=r"\.journal belongs to .* model, input or setting"):
-        maps(tmp_path, other).begin(6)
+        maps(tmp_path, other).begin(6, 2)
     same = maps(tmp_path, CPU)
-    rest = same.begin(6)
+    rest = same.begin(6, 2)
     assert rest.journal.load()[0] == 1
     rest.write(2, 4, MEMBERS[:2, 2:])
     same.commit()
@@ -92,3 +92,20 @@ def test_a_plain_prediction_tells_what_computed_it_and_does_not_ask_for_it(
     assert record["computed"] == [{"first": 0, "device": "cpu", "batch_size": 8}]
     predict(run, fragments["a"], out=out, **OPTIONS, batch_size=4)
     assert "already finished" in capsys.readouterr().err
+
+
+def test_pixels_without_papyrus_stay_zero_and_those_that_are_zero_later_are_counted(tmp_path):
+    members = MEMBERS.copy()
+    members[:, :2] = 0
+    members[2:, 3, 3] = 0
+    moments = maps(tmp_path, CPU)
+    while moments.missing(6):
+        some = moments.begin(6, 2)
+        some.write(0, 4, members[some.start : some.stop])
+        moments.commit()
+    found = moments.read(0, 4)
+    assert not np.stack([found.moments.mean, found.moments.squares, found.mean_entropy])[
+        :, :2
+    ].any()
+    np.testing.assert_allclose(found.moments.mean, members.mean(0), atol=1e-7)
+    np.testing.assert_allclose(found.moments.std(), members.std(0), atol=1e-7)

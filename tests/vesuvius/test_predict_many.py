@@ -37,7 +37,7 @@ THREE = EnsembleConfig(mc_samples=3, mc_dropout=0.6, gate_noise=2.0, seed=4)
 
 @pytest.fixture(autouse=True)
 def _short_passes(monkeypatch):
-    monkeypatch.setattr("vesuvius.moments.MEMBERS_PER_PASS", 4)
+    monkeypatch.setattr("vesuvius.ensemble.NETWORKS_PER_PASS", 4)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def fragment(fragments, tmp_path_factory):
 def six(run, fragment, tmp_path_factory):
     out = tmp_path_factory.mktemp("six") / "a"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vesuvius.moments.MEMBERS_PER_PASS", 4)
+        patch.setattr("vesuvius.ensemble.NETWORKS_PER_PASS", 4)
         predict(run, fragment, out=out, **OPTIONS, averaged=SIX)
     return out
 
@@ -135,7 +135,7 @@ def test_samples_added_later_give_the_bits_of_all_at_once(run, fragment, six, tm
 
 
 def test_the_number_of_members_a_pass_changes_no_bit(run, fragment, six, tmp_path, monkeypatch):
-    monkeypatch.setattr("vesuvius.moments.MEMBERS_PER_PASS", 1)
+    monkeypatch.setattr("vesuvius.ensemble.NETWORKS_PER_PASS", 1)
     predict(run, fragment, out=tmp_path / "a", **OPTIONS, averaged=SIX)
     same_bits(tmp_path / "a", six)
 
@@ -342,7 +342,7 @@ def test_samples_are_drawn_with_the_dropout_of_training_or_the_default(run):
         (["--mc-samples", "4", "--mc-dropout", "0", "--gate-noise", "0"], "4 samples alike"),
         (["--mc-dropout", "0.3"], "mc_dropout means nothing for 1 sample"),
         (["--seed", "3"], "seed means nothing for 1 sample"),
-        (["--tta-reversed"], "give both"),
+        (["--tta-z-shift", "-1"], "tta_z_shift -1 is below 0"),
         (["--mc-samples", "many"], "many"),
         (["--ensemble", "nowhere"], "no such checkpoint"),
         (["--ensemble"], "Missing value for argument '--ensemble'"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vesuvius import prediction_folder
+from vesuvius import maps
 from vesuvius.prediction_folder import quantile
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.995])
 def test_the_quantile_taken_in_bands_is_that_inside_the_mask(monkeypatch, share):
-    monkeypatch.setattr(prediction_folder, "BAND_ROWS", 16)
+    monkeypatch.setattr(maps, "BAND_ROWS", 16)
     rng = np.random.default_rng(0)
     spread = rng.gamma(0.5, 0.05, (70, 90)).astype(np.float32)
     mask = np.zeros(spread.shape, bool)
