@@ -65,7 +65,14 @@ class DryRun:
             raise ValueError("a kernel that trains is not tried; package a run, or leave --dry-run")
         if self.hidden_mpx <= 0:
             raise ValueError(f"hidden_mpx {self.hidden_mpx} is no area; give millions of pixels")
-        names = [open_fragment(path, with_label=False).name for path in self.fragment]
+        opened = [open_fragment(path, with_label=False) for path in self.fragment]
+        for fragment in opened:
+            if fragment.layout != "kaggle":
+                raise ValueError(
+                    f"{fragment.path} is laid out as {fragment.layout}; give a fragment in Kaggle "
+                    "layout, as the hidden ones are"
+                )
+        names = [fragment.name for fragment in opened]
         if len(set(names)) < len(names):
             raise ValueError(f"fragments share a name ({', '.join(names)}); leave one out")
 
@@ -95,7 +102,7 @@ class DryRun:
         tile = package.way.tile_size
         stand_ins = _simulated(folder / "fragments", STAND_INS, tile, num_layers)
         _run_kernel(build, folder / "stand-in", stand_ins, stand_ins, environment)
-        hidden = {path.name: path for path in map(Path.resolve, self.fragment)}
+        hidden = {path.name: path for path in map(Path.absolute, self.fragment)}
         hidden = hidden or _simulated(folder / "fragments", HIDDEN, tile, num_layers)
         facts = _run_kernel(build, folder / "hidden", hidden, stand_ins, environment)
         _compare(folder, package, runs, hidden, Plan(**facts["plan"]))

@@ -177,15 +177,17 @@ def test_the_kernels_are_in_the_folder_of_the_project(run, tmp_path, monkeypatch
         (["{run}", "--dry-run", "--fragment", "missing"], "missing"),
         (["{run}", "--dry-run", "--fragment", "{fragment}", "--fragment", "{fragment}"],
          "fragments share a name"),
+        (["{run}", "--dry-run", "--fragment", "{prepared}"], "is laid out as prepared"),
         (["{run}", "--wheel", "no-such-distribution", "--platform", "win32"],
          "platform 'win32' is not known"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(
-    run, fragments, tmp_path, monkeypatch, capsys, arguments, message
+    run, fragments, prepared, tmp_path, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    given = [text.format(run=run, fragment=fragments["a"]) for text in arguments]
+    paths = {"run": run, "fragment": fragments["a"], "prepared": prepared / "1.vol"}
+    given = [text.format(**paths) for text in arguments]
     monkeypatch.setattr("sys.argv", ["vesuvius", "package", *given, "--out", "build"])
     assert main() == 2
     *_, line = capsys.readouterr().err.splitlines()
