@@ -13,6 +13,7 @@ import tyro
 
 from core.config import to_dict
 from core.files import read_json, write_json
+from core.lock import holds, names_in
 from core.provenance import collect, file_hash
 from core.terminal import note
 from vesuvius.dry_run import DryRun
@@ -71,6 +72,7 @@ class Names:
         return dataset, metadata | names
 
 
+@holds("out")
 def package(
     runs: tuple[Path, ...],
     /,
@@ -133,7 +135,7 @@ def package(
 
 def _check_out(out: Path) -> None:
     """Raise ValueError if `out` holds anything but an earlier package, finished or not."""
-    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    found = names_in(out)
     others = {name for name in found - OF_A_PACKAGE if name != PARTIAL}
     for name, proof in ((DATASET, PACKAGE), (KERNEL, KERNEL_METADATA)):
         if name in found and not (out / name / proof).exists():

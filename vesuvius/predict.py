@@ -62,8 +62,7 @@ def predict(
     (Y, X), 0..1, 0 outside the mask), preview.png and provenance.json. Where several predictions
     are averaged, prob.tif is their mean and uncertainty.tif, pictured in uncertainty.png, how far
     they disagree: standard deviation, predictive entropy and mutual information in bits, float32
-    (3, Y, X). --mc-samples can be added later. Equal device and batch size give equal bits;
-    half-way neither can be changed.
+    (3, Y, X). --mc-samples can be added later. Equal device and batch size give equal bits.
 
     Args:
         run: Run folder of `vesuvius train`, or one of its checkpoints.

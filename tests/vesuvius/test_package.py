@@ -133,7 +133,7 @@ def test_a_token_in_what_is_built_leaves_no_package(run, tmp_path, monkeypatch):
     monkeypatch.setattr(package_module, "gather", leak)
     with pytest.raises(ValueError, match=r"dataset/notes\.txt holds what looks like a token"):
         package((run,), out=tmp_path / "build")
-    assert list((tmp_path / "build").iterdir()) == []
+    assert not (tmp_path / "build").exists()
 
 
 @pytest.mark.parametrize("at", [DATASET, KERNEL])

@@ -35,6 +35,7 @@ def commands(fragments, prepared, run, tmp_path):
         "compare": (("compare", "--out", out), out, ""),
         "demo": (("demo", "--out", out), out, ""),
         "download": (("kaggle", "download", "--out", out), out, ""),
+        "package": (("package", run, "--out", out), out, ""),
         "push": (("kaggle", "push", out), out, ""),
     }
 
@@ -42,7 +43,7 @@ def commands(fragments, prepared, run, tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["simulate", "prepare", "train", "predict", "analyze", "evaluate", "control", "compare",
-     "demo", "download", "push"],
+     "demo", "download", "package", "push"],
 )  # fmt: skip
 def test_a_second_command_is_refused(commands, name, monkeypatch, capsys):
     arguments, folder, held = commands[name]
