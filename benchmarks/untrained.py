@@ -37,6 +37,7 @@ def write_untrained(path: Path, recipe: InkRecipe, num_layers: int = NUM_LAYERS)
         "tasks": ["ink"],
         "windows": {"1": SEEN},
     }
-    meta = {"description": description, "validation": {"meta": {"threshold": 0.5}}}
+    validation = {"score": 0.0, "meta": {"threshold": 0.5}}
+    meta = {"description": description, "validation": validation}
     save(path, WEIGHTS, network.state_dict(), meta)
     return path

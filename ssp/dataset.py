@@ -29,8 +29,8 @@ class CellPatches(Dataset[dict[str, Tensor]]):
         task_names: Names of the tasks in the order of their indices.
         patch_size: Size of a patch (Z, Y, X), in voxels.
         seed: All randomness follows from it, the epoch and the index.
-        flips: Whether patches are flipped at random along each axis, independently. As a 2D target
-            is all planes of its signal in one, flips along Z leave it as it is.
+        flips: Whether patches are flipped at random along each axis, independently; along Z only
+            where the target is a stack, as planes above and below the focus do not look alike.
         augment: Further random changes; none by default.
 
     Raises:
@@ -98,9 +98,10 @@ class CellPatches(Dataset[dict[str, Tensor]]):
     def _draw(self, image: Image, rng: np.random.Generator) -> list[tuple[int, int, bool]]:
         """Return start, stop and whether to flip, for each axis of the signal."""
         place = []
-        for length, size in zip(image.signal.shape, self.patch_size, strict=True):
+        may_flip = (not image.is_2d_target, True, True)
+        for length, size, may in zip(image.signal.shape, self.patch_size, may_flip, strict=True):
             start = int(rng.integers(max(length - size, 0) + 1))
-            is_flipped = self.flips and rng.random() < FLIP_PROBABILITY
+            is_flipped = self.flips and may and rng.random() < FLIP_PROBABILITY
             place.append((start, min(start + size, length), is_flipped))
         return place
 

@@ -23,7 +23,8 @@ class PatchConfig:
     Args:
         size: Z, Y and X of a patch in voxels; also of the tiles that whole images are predicted
             in, half a tile apart. Images of 2D targets are taken with all their planes.
-        flips: Whether each axis is reversed with probability a half.
+        flips: Whether each axis, but Z where maps are predicted, is reversed with probability
+            a half.
         passes_per_epoch: Patches of each image in an epoch; a validation follows each epoch.
         augment: Further random changes, which help where there are few images.
     """
