@@ -17,6 +17,7 @@ is compared and the next round begins, until the command was killed as often as 
   row in a journal, the position in a checkpoint. Every process writes down what it records; nothing
   may be recorded twice. A submission is one piece, which is either there or not.
 
+    export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1  a fork would lose further threads
     python benchmarks/kill.py                        20 kills of each command, stored in results/
     python benchmarks/kill.py --short --kills 1 --out FILE.json
 """
@@ -338,7 +339,9 @@ def import_everything() -> None:
     import vesuvius.train  # noqa: F401
 
     torch.set_num_threads(1)
-    assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose the other threads"
+    assert len(os.listdir("/proc/self/task")) == 1, (
+        "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1"
+    )
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -68,6 +68,8 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
 def save_array(path: str | Path, array: NDArray[Any]) -> None:
     """Write an array as .npy; a full disk is told as one, with the name of the file."""
+    import numpy as np
+
     # numpy writes to a file of mode "wb" by its own means and does not tell why that fails
     with named_when_full(Path(path)), open(path, "w+b") as file:
         np.save(file, array)

@@ -22,7 +22,9 @@ def kill(out: Path, *options: str, code: str = "") -> tuple[int, str]:
     run = f"import runpy, sys; {code}\nrunpy.run_path(sys.argv.pop(1), run_name='__main__')"
     process = subprocess.run(
         [sys.executable, "-c", run, str(SCRIPT), "--short", "--out", str(out), *options],
-        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{SCRIPT.parent}"},
+        env=os.environ
+        | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{SCRIPT.parent}"}
+        | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         stderr=subprocess.PIPE,
         text=True,
         timeout=TIMEOUT_S,
