@@ -129,7 +129,7 @@ def stream(
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
     advance = advance or (lambda _: None)
-    wanted, rows = plan.wanted(mask), rows or range(plan.grid[0])
+    wanted, rows = plan.wanted(mask), range(plan.grid[0]) if rows is None else rows
     needed = plan.with_reach(rows)
     nothing = np.empty((num_channels, 0, *plan.shape[1:]), np.float32)
     first_row, carry = (journal.load() if journal else None) or (needed.start, nothing)

@@ -8,8 +8,10 @@ import resource
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -47,25 +49,40 @@ def run_separately(
 
     Raises:
         Exception: What a piece raised, once it has been said where its log is.
+        RuntimeError: If the system ended one of them.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    is_told = hasattr(os, "sched_getaffinity")  # not everywhere
+    num_cores = len(os.sched_getaffinity(0)) if is_told else os.cpu_count() or 1
+    threads = max(1, num_cores // jobs)
     pool = ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1,
         initializer=_share_processor, initargs=(threads, os.getpid()),
     )  # fmt: skip
+    waiting, running = deque(pieces), dict[Future[None], Piece]()
     with pool:
-        running: dict[Future[None], Piece] = {pool.submit(_run, one): one for one in pieces}
-        try:
-            for finished in as_completed(running):
-                if finished.exception():
-                    piece = running[finished]
-                    note(f"{piece.name} failed; {piece.log} tells more")
-                finished.result()
+        while waiting or running:
+            while waiting and len(running) < jobs:  # no more, as what a pool holds it begins
+                piece = waiting.popleft()
+                running[pool.submit(_run, piece)] = piece
+            for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                _check(finished, running)
+                del running[finished]
                 if advance is not None:
                     advance(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+
+
+def _check(finished: Future[None], running: dict[Future[None], Piece]) -> None:
+    """Raise what a piece raised."""
+    error = finished.exception()
+    if isinstance(error, BrokenProcessPool):
+        names = ", ".join(piece.name for piece in running.values())
+        raise RuntimeError(
+            f"the system ended one of {names}, perhaps for lack of memory; run fewer at a time: "
+            "the same command goes on"
+        ) from error
+    if error is not None:
+        note(f"{running[finished].name} failed; {running[finished].log} tells more")
+        raise error
 
 
 def peak_mib() -> float:

@@ -57,8 +57,8 @@ def tiny_cells(folder: Path) -> Path:
     return data
 
 
-# 360 steps. Of the rates 1e-3, 3e-3 and 1e-2, tried once each on the validation images, RepMode did
-# best at the highest and Multi-Head (Las.) at the middle one; all methods train at one between.
+# 360 steps. Of the rates 1e-3, 3e-3 and 1e-2, tried once each on validation images (not stored),
+# RepMode did best at the highest and Multi-Head (Las.) at the middle one; all train at one between.
 BUDGETS: dict[BudgetName, Budget] = {
     "tiny": Budget(
         base_channels=8,

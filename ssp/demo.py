@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 
 from core.files import read_json
+from core.inference import choose_device
 from core.lock import holds
 from core.page import figure, plot_bytes, table, write_page
 from core.pictures import captioned, png_bytes, side_by_side
@@ -106,7 +107,8 @@ def _tested(data: PreparedData, model: CellModel) -> list[str]:
     for task in data.tasks:
         image = data.select("test", (task,))[0]
         plain = for_task(model.network, model.tasks.index(task))
-        found = assess(plain, image, field_of(model, image), "cpu")
+        device = choose_device("auto")
+        found = assess(plain.to(device), image, field_of(model, image), device)
         caption = (
             f"{STRUCTURES[task]}: transmitted light, target, prediction, error (red too bright, "
             f"blue too dark); Pearson's r {found.scores['pearson']:.2f}"

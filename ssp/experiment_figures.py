@@ -11,14 +11,15 @@ import numpy as np
 from core.expert_shares import BlockShares, expert_shares
 from core.files import atomic_path, write_json
 from core.gatrep import Expert
+from core.inference import choose_device
 from core.page import plot_bytes
 from core.provenance import collect
 from core.terminal import note
 from ssp.assess import Assessment, assess
 from ssp.evaluate import field_of
-from ssp.experiment_tables import TITLES, Options
+from ssp.experiment_tables import TITLES, Options, check_names
 from ssp.model import load_model
-from ssp.networks.registry import METHODS, for_task
+from ssp.networks.registry import METHODS, build_network, for_task
 from ssp.paper_results import TASKS
 from ssp.paper_table import paper_tasks, structure
 from ssp.pictures import ERROR_WHITE, contrast
@@ -51,10 +52,11 @@ def figure6(*, study: Options, blocks: tuple[str, ...] = ()) -> None:
     """
     opened = open_study(study)
     trials = seeded({"repmode": METHODS["repmode"]}, study.seeds)
+    untrained = build_network(opened.recipe(trials[0]).network, len(opened.data.tasks))
+    names = [block.name for block in expert_shares(untrained, 0)]
+    shown = _panels(names, blocks)  # refuses blocks that there are not, before any training
     opened.results(trials)
     shares = [_shares(opened, trial) for trial in trials]
-    names = [block.name for block in shares[0][opened.data.tasks[0]]]
-    shown = _panels(names, blocks)
     tasks = paper_tasks(opened.data.tasks, TASKS)[:-1]
     plot = _draw_shares(shares, tasks, shown)
     seeds = [
@@ -85,9 +87,9 @@ def figure7(
         FileNotFoundError: If there are no such data.
         ValueError: If a structure or method is unknown, or `out` holds another study.
     """
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise ValueError(f"no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    check_names("--methods", methods, METHODS)
     opened = open_study(study)
+    check_names("--tasks", tasks, opened.data.tasks)
     images = [_first_image(opened, task) for task in tasks]
     trials = [Trial(method, METHODS[method], seed=0) for method in methods]
     opened.results(trials)
@@ -184,7 +186,8 @@ def _assess(study: Study, trial: Trial, image: Image) -> Assessment:
     """Return what a trained network makes of an image."""
     model = load_model(study.run_of(trial))
     plain = for_task(model.network, model.tasks.index(image.task))
-    return assess(plain, image, field_of(model, image), "cpu")
+    device = choose_device("auto")
+    return assess(plain.to(device), image, field_of(model, image), device)
 
 
 def _draw_slices(images: Sequence[Image], found: Mapping[str, Sequence[Assessment]]) -> Figure:

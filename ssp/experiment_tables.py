@@ -60,10 +60,7 @@ def table1(*, study: Options, methods: tuple[str, ...] = tuple(METHODS)) -> None
         FileNotFoundError: If there are no such data.
         ValueError: If a method is unknown, or `out` holds another study.
     """
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise ValueError(f"no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
-    if not methods:
-        raise ValueError(f"--methods names none; choose from {', '.join(METHODS)}")
+    check_names("--methods", methods, METHODS)
     opened = open_study(study)
     results = opened.results(seeded({name: METHODS[name] for name in methods}, study.seeds))
     rows = _rows(by_title(results), PUBLISHED1, TITLES)
@@ -88,8 +85,7 @@ def table2(*, study: Options, variants: tuple[str, ...] = tuple(TABLE2)) -> None
         FileNotFoundError: If there are no such data.
         ValueError: If a variant is unknown, or `out` holds another study.
     """
-    if unknown := [name for name in variants if name not in TABLE2]:
-        raise ValueError(f"no variant {', '.join(unknown)}; there are {', '.join(TABLE2)}")
+    check_names("--variants", variants, TABLE2)
     opened = open_study(study)
     networks = {name: TABLE2[name] for name in variants} | {"repmode": ORIGINAL}
     results = opened.results(seeded(networks, study.seeds))
@@ -141,6 +137,14 @@ def table3(*, study: Options, learned: tuple[str, ...] = LEARNED) -> None:
     table = PaperTable("Table 3: a structure learned afterwards", rows, learned)
     kept = _kept(before, after)
     _finish(opened, "table3", table, [*before, *chain(*after.values())], kept)
+
+
+def check_names(option: str, names: Sequence[str], known: Iterable[str]) -> None:
+    """Raise ValueError if an option names nothing, or something unknown."""
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        found = f"does not know {', '.join(unknown)}" if unknown else "names none"
+        raise ValueError(f"{option} {found}; there are {', '.join(known)}")
 
 
 def _kept(

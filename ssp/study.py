@@ -56,7 +56,7 @@ class StudyOptions:
     def __post_init__(self) -> None:
         for name in ("seeds", "jobs"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+                raise ValueError(f"--{name} {getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ class Study:
             "title": trial.title,
             "seed": trial.seed,
             "learned_alone": trial.learns,
+            "base_sha256": load_model(self.run_of(trial.base)).sha256 if trial.base else None,
             "recipe": to_dict(recipe),
             "parameters": sum(p.numel() for p in load_model(run).network.parameters()),
             "steps": epochs[-1]["step"],
@@ -173,13 +174,16 @@ class Study:
         return self.run_of(trial).parent / RESULT
 
     def _check_finished(self, trial: Trial) -> None:
-        """Refuse a finished trial whose recipe was another one then."""
+        """Refuse a finished trial whose recipe, or what it began from, was another one then."""
         path = self._result(trial)
-        recipe = to_dict(self.recipe(trial))
-        if path.exists() and read_json(path)["recipe"] != recipe:
+        if not path.exists():
+            return
+        result = read_json(path)
+        base = None if trial.base is None else load_model(self.run_of(trial.base)).sha256
+        if (result["recipe"], result["base_sha256"]) != (to_dict(self.recipe(trial)), base):
             raise ValueError(
-                f"{path.parent} was trained when {trial.title} or the budget was another one; "
-                "delete it to train it anew, or choose another --out"
+                f"{path.parent} was trained when {trial.title}, its base or the budget was "
+                "another; delete it to train it anew, or choose another --out"
             )
 
 
@@ -197,13 +201,16 @@ def open_study(options: StudyOptions) -> Study:
             f"--budget {options.budget} needs images: give --data, a folder of `ssp prepare`, or "
             "choose --budget tiny, which simulates cells"
         )
-    path = options.data or budget.simulate_data(options.out)
-    data = open_data(path)
-    identity = {"budget": options.budget, "images_sha256": images_sha256(data.images)}
-    record = options.out / RECORD
-    if record.exists() and (changed := _changed(read_json(record), identity)):
-        raise ValueError(f"{options.out} is a study with another {changed}; choose another --out")
-    write_json(record, identity)
+    with locked(options.out):
+        path = options.data or budget.simulate_data(options.out)
+        data = open_data(path)
+        identity = {"budget": options.budget, "images_sha256": images_sha256(data.images)}
+        record = options.out / RECORD
+        if record.exists() and (changed := _changed(read_json(record), identity)):
+            raise ValueError(
+                f"{options.out} is a study with another {changed}; choose another --out"
+            )
+        write_json(record, identity)
     note(f"{len(data.images)} images of {len(data.tasks)} structures in {path}")
     return Study(options.out, data, budget, options.jobs)
 

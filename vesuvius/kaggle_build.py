@@ -79,6 +79,15 @@ class Build:
         """Write down what of the build Kaggle has."""
         write_json(self.folder / PUSHED, to_dict(pushed))
 
+    def check_unchanged(self) -> None:
+        """Raise ValueError if the build is not as it was pushed."""
+        held = self.pushed.dataset_sha256, self.pushed.kernel_sha256
+        if held != (folder_hash(self.dataset_folder), folder_hash(self.kernel_folder)):
+            raise ValueError(
+                f"{self.folder} was packed anew since it was pushed; run `vesuvius kaggle push "
+                f"{self.folder}` first"
+            )
+
     def pushed_version(self) -> int:
         """Return the version of the kernel that was pushed.
 

@@ -42,6 +42,7 @@ def submit(entry: Path, /, build: Path | None = None, competition: str = COMPETI
     opened = None if build is None else open_build(build)
     version = 0 if opened is None else opened.pushed_version()
     if opened is not None:
+        opened.check_unchanged()
         _check_same_models(opened, entry, manifest)
     client = KaggleClient()
     for listed in client.submissions(competition):

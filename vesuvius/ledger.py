@@ -33,6 +33,7 @@ CV F0.5 is the score of a model on the pieces held out of its training.
 | submission | commit | recipe | checkpoint | CV F0.5 | threshold | fragments | public | private |
 |---|---|---|---|---|---|---|---|---|
 """
+ANY_DATE = "????-??-??"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -122,7 +123,7 @@ def record(
     What is there already and the same stays as it is, so a command that was killed can be repeated.
 
     Args:
-        name: What to call it; today's date comes before it.
+        name: What to call it; the date comes before it.
         write_csv: Writes the CSV to a path.
         commit: As in `Manifest`.
         models: As in `Manifest`.
@@ -142,8 +143,15 @@ def record(
         )
     now = datetime.now(UTC)
     folder = root / f"{now:%Y-%m-%d}_{name}"
-    if folder.exists():
-        _check_same(folder, models, write_csv)
+    with TemporaryDirectory() as temporary:
+        write_csv(Path(temporary) / CSV)
+        made = models, file_hash(Path(temporary) / CSV)
+    manifests = {path: read_manifest(path) for path in root.glob(f"{ANY_DATE}_{name}")}
+    same = [path for path, found in manifests.items() if (found.models, found.csv_sha256) == made]
+    if same:  # of another day, too
+        folder = same[0]
+    elif folder.exists():
+        raise ValueError(f"{folder} holds another submission; choose another --name")
     else:
         with atomic_dir(folder) as partial:
             write_csv(partial / CSV)
@@ -209,18 +217,6 @@ def write_ledger(root: Path = ROOT) -> None:
     lines = [_line(folder.name, manifest) for folder, manifest in read_ledger(root).items()]
     with atomic_path(root / LEDGER) as partial:
         partial.write_text(INTRODUCTION + "".join(lines), encoding="utf-8")
-
-
-def _check_same(
-    folder: Path, models: tuple[Model, ...], write_csv: Callable[[Path], object]
-) -> None:
-    """Raise ValueError unless the submission in a folder is of these models and this CSV."""
-    manifest = read_manifest(folder)
-    with TemporaryDirectory() as temporary:
-        write_csv(Path(temporary) / CSV)
-        found = file_hash(Path(temporary) / CSV)
-    if (manifest.models, manifest.csv_sha256) != (models, found):
-        raise ValueError(f"{folder} holds another submission; choose another --name")
 
 
 def _line(name: str, manifest: Manifest) -> str:

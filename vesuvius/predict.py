@@ -172,8 +172,13 @@ class _Job:
                 f"{folder.path} holds a half-done prediction without shards; finish it without "
                 f"--shard, or delete {folder.journal.path} to give it up"
             )
-        self._introduce()
         held = folder.moments.held() if self.ensemble.num_members > 1 else None
+        if held and folder.moments.count() == self.ensemble.num_members:
+            raise ValueError(
+                f"{folder.path} has all its predictions and only has to be finished; leave out "
+                "--shard"
+            )
+        self._introduce()
         facts = self._facts | self.computing | {
             "num_shards": shard.count,
             "num_held": folder.moments.count() if held else 0,

@@ -119,7 +119,10 @@ class ShardStore:
 
     def unfinished(self, plan: TilePlan, wanted: np.ndarray) -> list[Shard]:
         """Return the shards that have still something to do."""
-        last = self._spans()[-1]
+        spans = self._spans()
+        if not spans:
+            return []
+        last = spans[-1]
         return [
             shard
             for shard in Shard(1, self.facts["num_shards"]).all()

@@ -40,7 +40,14 @@ def test_a_failure_names_the_log_and_stops_what_has_not_begun(tmp_path, capsys):
     with pytest.raises(ValueError, match="this piece fails"):
         run_separately([bad, *later], jobs=1)
     assert "bad failed; " in capsys.readouterr().err
-    assert not (tmp_path / "later-2").exists()
+    assert not list(tmp_path.glob("later-*"))
+
+
+def test_a_piece_that_the_system_ends_is_told_with_the_remedy(tmp_path):
+    ended = Piece("ended", partial(exec, "import os; os._exit(9)"), tmp_path / "ended.log")
+    with pytest.raises(RuntimeError, match=r"ended one of ended, perhaps for lack of memory; run"):
+        run_separately([ended, leaving(tmp_path / "later")], jobs=1)
+    assert not (tmp_path / "later").exists()
 
 
 def test_no_pieces_are_no_work():

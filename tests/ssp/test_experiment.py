@@ -148,11 +148,11 @@ def test_what_cannot_be_done_is_refused(options, first_table, tmp_path):
     def refused(text: str):
         return pytest.raises(ValueError, match=text)
 
-    with refused("no method repmod; there are multi-net"):
+    with refused("--methods does not know repmod; there are multi-net"):
         table1(study=options, methods=("repmod",))
     with refused("--methods names none"):
         table1(study=options, methods=())
-    with refused("no variant none; there are only in Dec"):
+    with refused("--variants does not know none; there are only in Dec"):
         table2(study=options, variants=("none",))
     with refused(r"unknown task golgi; .* has dna"):
         table3(study=options, learned=("golgi",))
@@ -160,10 +160,12 @@ def test_what_cannot_be_done_is_refused(options, first_table, tmp_path):
         table3(study=options, learned=("dna", "fibrillarin", "tom20"))
     with refused("no block encoder 9.9; there are encoder 1.1"):
         figure6(study=options, blocks=("encoder 9.9",))
-    with refused("unknown task golgi"):
+    with refused("--tasks does not know golgi; there are dna"):
         figure7(study=options, tasks=("golgi",))
-    with refused("seeds is 0; it is at least 1"):
+    with refused("--seeds 0 must be at least 1"):
         StudyOptions(tmp_path, seeds=0)
+    with refused("--methods names none"):
+        figure7(study=options, methods=())
     with refused("--budget paper needs images"):
         open_study(StudyOptions(tmp_path, budget="paper"))
     with held_elsewhere(options.out), refused("is being written by process"):
@@ -179,7 +181,9 @@ def test_a_run_of_a_recipe_that_has_changed_is_refused(options, first_table):
     changed = {**result, "recipe": result["recipe"] | {"patches": {}}}
     try:
         write_json(path, changed)
-        with pytest.raises(ValueError, match="trained when multi-net or the budget was another"):
+        with pytest.raises(
+            ValueError, match="trained when multi-net, its base or the budget was another"
+        ):
             table1(study=options, methods=("multi-net",))
     finally:
         write_json(path, result)

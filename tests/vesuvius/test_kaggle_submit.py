@@ -54,6 +54,17 @@ def test_a_kernel_with_other_models_is_not_submitted(program, kaggle_build):
     assert program.kaggle.submissions == []
 
 
+@pytest.mark.parametrize("part", ["dataset", "kernel"])
+def test_a_build_that_was_packed_anew_since_it_was_pushed_is_not_submitted(
+    program, kaggle_build, entry, part
+):
+    program.run("push", "build")
+    (program.home / "build" / part / "more.txt").write_text("of another run")
+    said = program.run("submit", entry, "--build", "build", code=2)
+    assert "build was packed anew since it was pushed; run `vesuvius kaggle push" in said
+    assert program.kaggle.submissions == []
+
+
 def test_a_submission_that_kaggle_could_not_score_may_be_repeated(program, kaggle_build, entry):
     program.run("push", "build")
     program.kaggle.submissions = [{"ref": 1, "description": entry.name, "status": "ERROR"}]
