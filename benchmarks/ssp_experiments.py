@@ -33,6 +33,7 @@ def main() -> None:
         study = StudyOptions(options.work, seeds=SEEDS[name], jobs=options.jobs)
         COMMANDS[name](study=study)
         record = read_json(options.work / f"{name}.json")
+        del record["argv"]  # which names folders of this machine
         write_json(HERE / "results" / f"ssp_{name}.json", record)
         picture = options.work / f"{name}.png"
         if picture.exists():
