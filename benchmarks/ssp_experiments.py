@@ -1,7 +1,7 @@
 """The paper's tables and figures within the tiny budget, on simulated cells.
 
 Runs `ssp experiment` for each into FOLDER, continuing what is there, and stores its numbers in
-results/ssp_NAME.json and the figures in docs/images. Two cores need about an hour and a half.
+results/ssp_NAME.json and the figures in docs/images.
 
     python benchmarks/ssp_experiments.py --work FOLDER
 """

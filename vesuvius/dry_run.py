@@ -16,6 +16,7 @@ from vesuvius.clean_environment import CleanEnvironment, canonical, make_environ
 from vesuvius.ensemble import EnsembleConfig
 from vesuvius.fragment import open_fragment
 from vesuvius.inkmap import InkModel
+from vesuvius.kaggle_build import KERNEL_METADATA
 from vesuvius.kaggle_image import HAS, PYTHON_VERSION
 from vesuvius.kernel import SAMPLE
 from vesuvius.offline import CSV, MARGIN, PLAN, Package, Plan, read_package
@@ -26,7 +27,6 @@ from vesuvius.wheels import UNIVERSAL
 
 FOLDER = "dry-run"
 REPORT = "report.json"
-KERNEL_METADATA = "kernel-metadata.json"
 ROOT = "VESUVIUS_KAGGLE_ROOT"
 LIMIT_S = 9 * 3600
 # Height and width in tiles of what stands in for test/ until scoring, and of what comes then.

@@ -19,6 +19,7 @@ from core.terminal import note
 from vesuvius.dry_run import DryRun
 from vesuvius.ensemble import EnsembleConfig, load_ensemble
 from vesuvius.inkmap import InkModel, save_plain
+from vesuvius.kaggle_build import DATASET_METADATA, KERNEL_METADATA
 from vesuvius.kaggle_image import LACKS, PLATFORM, PYTHON_VERSION
 from vesuvius.kernel import PACKAGE, SUMS
 from vesuvius.offline import Package, Packed, Way
@@ -27,8 +28,6 @@ from vesuvius.token_scan import check_holds_no_token
 from vesuvius.wheels import gather
 
 KERNELS = Path(__file__).parents[1] / "kernels"
-KERNEL_METADATA = "kernel-metadata.json"
-DATASET_METADATA = "dataset-metadata.json"
 DATASET, KERNEL = "dataset", "kernel"  # folders of a package
 PARTIAL = ".package.partial"
 OF_A_PACKAGE = {DATASET, KERNEL, "dry-run", "pushed.json"}
