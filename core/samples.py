@@ -1,8 +1,15 @@
-"""Which Monte Carlo samples of a network are drawn, as options of a command."""
+"""Which predictions are averaged: samples of a network, views, further runs; as options."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from core.mode import has_mixtures
+from core.uncertainty import View, plane_views
 
 DEFAULT_DROPOUT = 0.05  # of a network trained without, which more harms
 DEFAULT_GATE_NOISE = 0.1
@@ -68,3 +75,45 @@ class SampleConfig:
 
     def _drawn_with(self) -> dict[str, float | None]:
         return {name: getattr(self, name) for name in _OF_SAMPLES}
+
+
+@dataclass(frozen=True)
+class MemberConfig(SampleConfig):
+    """Which predictions are averaged; by default there is one.
+
+    Args:
+        tta: Average the 8 flips and quarter turns of each tile.
+        ensemble: A further run or checkpoint, which sees images alike; repeat the option for each.
+    """
+
+    tta: bool = False
+    ensemble: tuple[Path, ...] = ()
+
+    @property
+    def plane_views(self) -> list[View]:
+        """Return how each network looks at the plane of a tile."""
+        return plane_views() if self.tta else [View()]
+
+    def check_mixtures(self, path: Path, network: nn.Module) -> None:
+        """Refuse samples of a network that has nothing to be drawn.
+
+        Raises:
+            ValueError: If samples are wanted of a network without mixtures.
+        """
+        if self.mc_samples > 1 and not has_mixtures(network):
+            raise ValueError(
+                f"mc_samples {self.mc_samples} would all be alike: {path} has no mixtures of "
+                "experts, before which dropout and in whose gates noise would act; leave it at 1, "
+                "or use --tta or --ensemble"
+            )
+
+
+def check_distinct(paths: Sequence[Path], hashes: Sequence[str]) -> None:
+    """Refuse checkpoints that are given twice.
+
+    Raises:
+        ValueError: If one has the hash of one before it.
+    """
+    for number, (path, digest) in enumerate(zip(paths, hashes, strict=True)):
+        if digest in hashes[:number]:
+            raise ValueError(f"{path} is part of the ensemble already; leave it out")

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from core.pictures import side_by_side
-from ssp.mapping import Field, map_image
+from core.uncertainty import Member
+from ssp.mapping import Field, OneChannel, map_image
 from ssp.pictures import contrast, error, gray
 from ssp.prepared import Image
 from ssp.scores import ImageScores
@@ -93,7 +94,9 @@ def assess(
         if start <= middle < stop:
             kept[:] = values[0][middle - start]
 
-    map_image([plain], signal, field, write, device, batch_size, advance=advance)
+    map_image(
+        [Member(OneChannel(plain))], signal, field, write, device, batch_size, advance=advance
+    )
     if field.is_map:
         scores.add(kept[None], target[None])
     seen = target if field.is_map else target[middle]

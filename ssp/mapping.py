@@ -97,7 +97,7 @@ class Field:
 
 
 def map_image(
-    networks: Sequence[nn.Module],
+    members: Sequence[Member],
     signal: np.ndarray,
     field: Field,
     write: Write,
@@ -106,10 +106,10 @@ def map_image(
     journal: Journal | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> None:
-    """Predict one image with one network or with several at once.
+    """Predict one image with one member or with several at once.
 
     Args:
-        networks: Plain networks of one task, volumes (N, 1, Z, Y, X) to (N, 1, *S).
+        members: Of one task, tiles (N, Z, Y, X) to (N, 1, *S).
         signal: Z-scored image (Z, Y, X), any float type.
         field: How it is tiled.
         write: Takes start, stop and values (M, planes, Y, X), or (M, rows, X) of maps.
@@ -121,10 +121,10 @@ def map_image(
     stream(
         field.plan,
         lambda start, stop: field.read(signal, start, stop),
-        predictor([Member(OneChannel(network)) for network in networks], device),
+        predictor(members, device),
         write,
         batch_size=batch_size,
-        num_channels=len(networks),
+        num_channels=len(members),
         journal=journal,
         advance=advance,
     )

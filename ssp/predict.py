@@ -21,19 +21,18 @@ from core.inference import choose_device
 from core.lock import holds
 from core.pictures import side_by_side, write_png
 from core.provenance import collect
-from core.samples import SampleConfig
+from core.samples import MemberConfig
 from core.terminal import note, progress
+from ssp.ensemble import Ensemble, load_ensemble
 from ssp.mapping import Field
-from ssp.model import CellModel, load_model
+from ssp.model import CellModel
 from ssp.outputs import SUFFIXES, Format, restored, write_image
 from ssp.pictures import contrast, gray
 from ssp.resample import Moments, ReadPlanes, Shape
-from ssp.sampled import Members, Prediction, mean_and_spread
+from ssp.sampled import Prediction, mean_and_spread
 from ssp.source import InputConfig, Source, open_source
 
-Samples = Annotated[SampleConfig, tyro.conf.arg(name="")]
-
-
+Averaged = Annotated[MemberConfig, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
 Input = Annotated[InputConfig, tyro.conf.arg(name="")]
 
 
@@ -49,14 +48,14 @@ def predict(
     batch_size: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     image: Input = InputConfig(),  # noqa: B008 - frozen
-    samples: Samples = SampleConfig(),  # noqa: B008 - frozen
+    averaged: Averaged = MemberConfig(),  # noqa: B008 - frozen
 ) -> None:
     """Predict fluorescence from a transmitted-light image with a trained model.
 
     The image is z-scored as a whole, resampled to the voxel size of training, predicted in
     overlapping tiles blended with Gaussian weights, and the prediction brought back to its own
     voxels. Writes one float32 image for each task, in standard deviations of the fluorescence, a
-    picture of the planes in its middle, and where it comes from; of Monte Carlo samples the mean,
+    picture of the planes in its middle, and where it comes from; of several predictions the mean,
     and their standard deviation as a second image. The same command again continues.
 
     Args:
@@ -70,7 +69,7 @@ def predict(
         batch_size: Tiles predicted at once.
         device: Where to compute; auto takes the GPU if there is one.
         image: Which image of the file is predicted, and how large its voxels are.
-        samples: Which Monte Carlo samples are averaged.
+        averaged: Which predictions are averaged: samples, views, further runs.
 
     Raises:
         FileNotFoundError: If the run or the image does not exist.
@@ -79,11 +78,11 @@ def predict(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is below 1; give the tiles per prediction")
-    members = Members(load_model(run), samples)
+    ensemble = load_ensemble(run, averaged)
     where = choose_device(device)
-    source = open_source(stack, image, members.model.voxel_size_um)
-    job = _Job(members, source, original_scale, where, batch_size, format)
-    tasks = members.model.choose(task)
+    source = open_source(stack, image, ensemble.model.voxel_size_um)
+    job = _Job(ensemble, source, original_scale, where, batch_size, format)
+    tasks = ensemble.model.choose(task)
     job.check(tasks)
     missing = _find_missing(out, tasks, job.settings, format)
     if not missing:
@@ -103,7 +102,7 @@ def predict(
 class _Job:
     """What is predicted by what, and how."""
 
-    members: Members
+    ensemble: Ensemble
     source: Source
     original_scale: bool
     device: torch.device
@@ -113,7 +112,7 @@ class _Job:
     @property
     def model(self) -> CellModel:
         """Return the model."""
-        return self.members.model
+        return self.ensemble.model
 
     @cached_property
     def field(self) -> Field:
@@ -126,7 +125,7 @@ class _Job:
     def settings(self) -> dict[str, Any]:
         """Return all that the numbers of a prediction depend on."""
         return {
-            "checkpoint_sha256": self.model.sha256,
+            **self.ensemble.settings,
             "input_sha256": self.source.sha256,
             "channel": self.source.channel,
             "scene": self.source.config.scene,
@@ -136,8 +135,6 @@ class _Job:
             "tile": list(self.field.plan.tile),
             "stride": list(self.field.plan.stride),
             "original_scale": self.original_scale,
-            "mc_samples": self.members.number,
-            **self.members.noise,
             "batch_size": self.batch_size,
             "device": str(self.device),
         }
@@ -161,7 +158,7 @@ class _Job:
         Raises:
             ValueError: If the image, the samples or the scale do not fit the model.
         """
-        if self.members.number > 1:
+        if self.ensemble.noise:
             self.field.check_samples(self.model.multiple)
         unknown = [task for task in tasks if task not in self.model.facts]
         if self.original_scale and unknown:
@@ -174,14 +171,15 @@ class _Job:
         """Say what is about to be done."""
         before, after = (" x ".join(map(str, s)) for s in (self.source.shape, self.field.shape))
         resampled = "" if before == after else f", resampled to {after}"
-        samples = f", mean of {self.members.number} samples" if self.members.number > 1 else ""
+        number = self.ensemble.number
+        averaged = f", mean of {number} predictions" if number > 1 else ""
         note(
-            f"{self.source.stack.path.name}: {before} voxels{resampled}, on {self.device}{samples}"
+            f"{self.source.stack.path.name}: {before} voxels{resampled}, on {self.device}{averaged}"
         )
 
     def check_space(self, out: Path) -> None:
         """Refuse a disk too small for the files under way and one task's output."""
-        num_maps = min(self.members.number, 2)
+        num_maps = min(self.ensemble.number, 2)
         resampled, written = (4 * int(np.prod(s)) for s in (self.field.shape, self.source.shape))
         check_space(out, resampled * (1 + 2 * num_maps) + 2 * written)
 
@@ -189,12 +187,12 @@ class _Job:
         """Write the prediction of one task."""
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
         prediction = Prediction(
-            self.members, name, signal, self.field, self.device, self.batch_size, out, digest
+            self.ensemble, name, signal, self.field, self.device, self.batch_size, out, digest
         )
         with progress(name, prediction.num_tiles, "tiles") as advance:
             moments = prediction.run(advance)
         volumes = moments[:, None] if self.field.is_map else moments
-        maps = mean_and_spread(volumes, self.members.number)
+        maps = mean_and_spread(volumes, self.ensemble.number)
         middle = volumes.shape[1] // 2
         seen = [read(middle, middle + 1)[0] for read in maps.values()]
         planes = [np.asarray(signal[len(signal) // 2]), *seen]

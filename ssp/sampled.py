@@ -1,82 +1,28 @@
 """The mean and the spread of a task's predictions on disk, grown by a few members at a time.
 
-A member is the network itself, or one Monte Carlo sample of it. A pass over the image predicts a
-few members and folds them, tile row by tile row, into a new file; once that is whole it takes the
-place of the file before it. So a prediction that was killed continues, and ends with the same bits.
+A pass over the image predicts a few members (`ssp.ensemble`) and folds them, tile row by tile row,
+into a new file; once that is whole it takes the place of the file before it. So a prediction that
+was killed continues, and ends with the same bits.
 
 Shape legend: M members, S the axes of what is predicted, ZYX or YX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from core.inference import Journal
-from core.mode import has_mixtures
-from core.samples import SampleConfig
-from core.stochastic import draw_sample
 from core.uncertainty import Moments
+from ssp.ensemble import Ensemble
 from ssp.mapping import Field, map_image
-from ssp.model import CellModel
-from ssp.networks.registry import for_task
 from ssp.resample import ReadPlanes
 
 MEMBERS_PER_PASS = 4  # each takes one channel of the rows in memory; the input is read once a pass
-
-
-@dataclass(frozen=True, eq=False)
-class Members:
-    """A model and the samples of it that are asked.
-
-    Attributes:
-        model: The model.
-        config: Which samples.
-
-    Raises:
-        ValueError: If samples are wanted of a network without mixtures.
-    """
-
-    model: CellModel
-    config: SampleConfig
-
-    def __post_init__(self) -> None:
-        if self.number > 1 and not has_mixtures(self.model.network):
-            raise ValueError(
-                f"mc_samples {self.number} would all be alike: {self.model.path} has no mixtures "
-                "of experts, before which dropout and in whose gates noise would act; leave it at 1"
-            )
-
-    @property
-    def number(self) -> int:
-        """How many members there are."""
-        return self.config.mc_samples
-
-    @property
-    def noise(self) -> Mapping[str, float]:
-        """What samples are drawn with; {} for the network itself."""
-        recipe = self.model.recipe
-        return self.config.noise(recipe.network.backbone.dropout if recipe else 0.0)
-
-    def networks(self, task: int, start: int, stop: int) -> list[nn.Module]:
-        """Return the members start..stop as networks of a task."""
-        network, noise = self.model.network, self.noise
-        if not noise:
-            return [for_task(network, task)]
-        return [
-            for_task(
-                draw_sample(
-                    network, int(noise["seed"]), index, noise["mc_dropout"], noise["gate_noise"]
-                ),
-                task,
-            )
-            for index in range(start, stop)
-        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +30,7 @@ class Prediction:
     """What is to be predicted of one image for one task.
 
     Attributes:
-        members: What predicts it.
+        ensemble: What predicts it.
         task: Name of the task.
         signal: Z-scored image (Z, Y, X).
         field: How it is tiled.
@@ -94,7 +40,7 @@ class Prediction:
         identity: All that the numbers depend on, as a short text.
     """
 
-    members: Members
+    ensemble: Ensemble
     task: str
     signal: np.ndarray
     field: Field
@@ -106,19 +52,19 @@ class Prediction:
     @property
     def num_tiles(self) -> int:
         """Tiles of all members."""
-        return int(np.prod(self.field.plan.grid)) * self.members.number
+        return int(np.prod(self.field.plan.grid)) * self.ensemble.number
 
     def run(self, advance: Callable[[int], object]) -> np.ndarray:
         """Predict what is missing; return the moments, mapped from a file.
 
         Returns:
-            float32 (1, *S), the prediction, or (2, *S) of samples: their mean and the sum of their
-            squared distances from it.
+            float32 (1, *S), the prediction, or (2, *S) of several members: their mean and the sum
+            of their squared distances from it.
         """
-        stops = [*range(MEMBERS_PER_PASS, self.members.number, MEMBERS_PER_PASS)]
-        stops.append(self.members.number)
+        stops = [*range(MEMBERS_PER_PASS, self.ensemble.number, MEMBERS_PER_PASS)]
+        stops.append(self.ensemble.number)
         start = max((stop for stop in stops if self._path(stop).exists()), default=0)
-        advance(start * self.num_tiles // self.members.number)
+        advance(start * self.num_tiles // self.ensemble.number)
         for stop in (stop for stop in stops if stop > start):
             self._pass(start, stop, advance)
             start = stop
@@ -147,9 +93,8 @@ class Prediction:
                 grown[1, first:last] = moments.squares
             grown.flush()
 
-        networks = self.members.networks(self.members.model.tasks.index(self.task), start, stop)
         map_image(
-            networks,
+            self.ensemble.members(self.task, start, stop),
             self.signal,
             self.field,
             write,
@@ -167,7 +112,7 @@ class Prediction:
         if journal.load() is not None and partial.exists():
             return np.load(partial, mmap_mode="r+")
         journal.remove()
-        shape = (min(self.members.number, 2), *self.field.plan.shape)
+        shape = (min(self.ensemble.number, 2), *self.field.plan.shape)
         return np.lib.format.open_memmap(partial, "w+", np.float32, shape)
 
     def _path(self, stop: int, suffix: str = "npy") -> Path:

@@ -10,11 +10,10 @@ from typing import Any
 from torch import nn
 
 from core.deploy import specialize
-from core.mode import has_mixtures
-from core.samples import DEFAULT_DROPOUT, SampleConfig
+from core.samples import DEFAULT_DROPOUT, MemberConfig, check_distinct
 from core.stochastic import draw_sample
 from core.terminal import note
-from core.uncertainty import Member, View, plane_views, with_reversed, with_shifts
+from core.uncertainty import Member, View, with_reversed, with_shifts
 from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
 
 NETWORKS_PER_PASS = 8  # in the memory of the device
@@ -22,22 +21,17 @@ MEMBERS_PER_PASS = 64  # each takes a channel of the rows in memory
 
 
 @dataclass(frozen=True)
-class EnsembleConfig(SampleConfig):
+class EnsembleConfig(MemberConfig):
     """Which predictions are averaged; by default there is one. More samples can be added later.
 
     Args:
-        tta: Average the 8 flips and quarter turns of each tile.
         tta_reversed: Average each view with its layers reversed too.
         tta_z_shift: Average each view with the window moved by 1 to so many layers up and down
             too, normalised alike.
-        ensemble: A further run or checkpoint, which sees the same window; repeat the option for
-            each.
     """
 
-    tta: bool = False
     tta_reversed: bool = False
     tta_z_shift: int = 0
-    ensemble: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +57,7 @@ class Ensemble:
     @cached_property
     def views(self) -> list[View]:
         """How each network looks at a tile."""
-        views = plane_views() if self.config.tta else [View()]
+        views = self.config.plane_views
         if self.config.tta_reversed:
             views = with_reversed(views)
         if self.config.tta_z_shift:
@@ -180,18 +174,10 @@ def load_ensemble(run: Path, config: EnsembleConfig) -> Ensemble:
     """
     paths = (run, *config.ensemble)
     models = tuple(map(load_model, paths))
-    if config.mc_samples > 1:
-        for path, model in zip(paths, models, strict=True):
-            if not has_mixtures(model.network):
-                raise ValueError(
-                    f"mc_samples {config.mc_samples} would all be alike: {path} has no mixtures of "
-                    "experts, before which dropout and in whose gates noise would act; leave it at "
-                    "1, or use --tta or --ensemble"
-                )
+    check_distinct(paths, [model.sha256 for model in models])
     first = _seen_by(models[0])
-    for number, (path, model) in enumerate(zip(paths, models, strict=True)):
-        if model.sha256 in [other.sha256 for other in models[:number]]:
-            raise ValueError(f"{path} is part of the ensemble already; leave it out")
+    for path, model in zip(paths, models, strict=True):
+        config.check_mixtures(path, model.network)
         seen = _seen_by(model)
         differences = [f"{name} {seen[name]} and not {first[name]}" for name in seen
                        if seen[name] != first[name]]  # fmt: skip

@@ -14,17 +14,17 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from core.official import save_official_checkpoint
-from core.samples import SampleConfig
+from core.samples import MemberConfig
 from core.terminal import run as run_command
 from core.unet3d import RepModeUNet
-from ssp import mapping, sampled
+from ssp import ensemble, mapping
 from ssp.cli import COMMANDS
+from ssp.ensemble import Ensemble, load_ensemble
 from ssp.model import load_model
 from ssp.networks.registry import for_task
 from ssp.predict import predict
 from ssp.prepare import prepare
 from ssp.readers import open_stack
-from ssp.sampled import Members
 from ssp.source import InputConfig
 from ssp.train import train
 from tests.ssp.cells import prepared, tiny_recipe
@@ -58,7 +58,7 @@ def written(out, task="dna"):
 @pytest.fixture
 def identity(monkeypatch):
     """Let every network return what it is given."""
-    monkeypatch.setattr(sampled, "for_task", lambda model, task: nn.Identity())
+    monkeypatch.setattr(ensemble, "for_task", lambda model, task: nn.Identity())
 
 
 def test_an_image_of_one_tile_is_predicted_as_by_the_network(run, tmp_path):
@@ -200,7 +200,7 @@ def test_a_killed_prediction_continues_to_the_same_bits(
     path = write_stack(tmp_path / "stack.tif", (9, 16, 20))
     options = {
         "task": ("dna",), "device": "cpu",
-        "samples": SampleConfig(mc_samples=6, mc_dropout=0.3, gate_noise=1.0),
+        "averaged": MemberConfig(mc_samples=6, mc_dropout=0.3, gate_noise=1.0),
     }  # fmt: skip
     predict(run, path, out=tmp_path / "whole", **options)
     num_calls, inner = len(tiles), mapping.OneChannel.forward
@@ -225,13 +225,12 @@ def test_a_killed_prediction_continues_to_the_same_bits(
 
 
 def test_samples_give_the_mean_and_spread_of_what_each_would_give(run, stack, tmp_path):
-    samples = SampleConfig(mc_samples=5, mc_dropout=0.3, gate_noise=1.0, seed=3)
-    predict(run, stack, out=tmp_path / "out", task=("tom20",), device="cpu", samples=samples)
-    members = Members(load_model(run), samples)
+    samples = MemberConfig(mc_samples=5, mc_dropout=0.3, gate_noise=1.0, seed=3)
+    predict(run, stack, out=tmp_path / "out", task=("tom20",), device="cpu", averaged=samples)
     maps = []
-    for number, network in enumerate(members.networks(1, 0, 5)):
+    for number, member in enumerate(load_ensemble(run, samples).members("tom20", 0, 5)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sampled, "for_task", lambda model, task, one=network: one)
+            patch.setattr(Ensemble, "members", lambda *_, one=member: [one])
             predict(run, stack, out=tmp_path / str(number), task=("tom20",), device="cpu")
         maps.append(written(tmp_path / str(number), "tom20"))
     np.testing.assert_allclose(written(tmp_path / "out", "tom20"), np.mean(maps, 0), atol=1e-6)
@@ -279,7 +278,7 @@ def test_a_real_czi_is_prepared_trained_on_and_predicted_on_its_own_grid(sample_
 def test_samples_of_a_network_without_mixtures_are_refused(data, stack, tmp_path):
     train(data, tmp_path / "run", tiny_recipe("multi-head-las", epochs=1))
     with pytest.raises(ValueError, match="mc_samples 3 would all be alike"):
-        predict(tmp_path / "run", stack, out=tmp_path / "out", samples=SampleConfig(mc_samples=3))
+        predict(tmp_path / "run", stack, out=tmp_path / "out", averaged=MemberConfig(mc_samples=3))
     predict(tmp_path / "run", stack, out=tmp_path / "out", device="cpu")
     assert written(tmp_path / "out", "tom20").shape == (6, 20, 24)
 
