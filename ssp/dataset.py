@@ -91,6 +91,7 @@ class CellPatches(Dataset[dict[str, Tensor]]):
         x = self.augment.change_signal(x, is_inside, rng)
         gain = self.augment.draw_gain(rng)
         sample = {"x": gain * x, "label": gain * label, "valid": valid}
+        sample = self.augment.deform(sample, rng)
         if turns := self.augment.draw_turns(rng):
             sample = {name: torch.rot90(value, turns, (-2, -1)) for name, value in sample.items()}
         return {**sample, "task": torch.tensor(self.task_names.index(image.task))}

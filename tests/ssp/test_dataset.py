@@ -7,8 +7,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import affine_transform
 
-from ssp.augment import Augmentation
+from ssp.augment import Augmentation, _warp
 from ssp.dataset import CellPatches
 from ssp.prepared import Image, Volume
 
@@ -149,9 +150,68 @@ def test_gain_multiplies_signal_and_target_by_one_factor(make_image):
     assert 0.5 < np.exp(np.mean(np.log(factors))) < 2
 
 
+def slopes(sample, name) -> np.ndarray:
+    """What a plane of a patch rises by along Y and X, fitted where it counts: all of it a plane."""
+    plane = sample[name][0].reshape(-1, *sample[name].shape[-2:])[0].numpy()
+    inside = sample["valid"][0].reshape(-1, *plane.shape)[0].numpy() > 0
+    places = np.stack([*np.nonzero(inside), np.ones(inside.sum())], axis=1)
+    found, *_ = np.linalg.lstsq(places, plane[inside])
+    np.testing.assert_allclose(places @ found, plane[inside], atol=0.05)
+    return found[:2]
+
+
+@pytest.mark.parametrize("is_2d", [False, True])
+@pytest.mark.parametrize("patch", [(3, 16, 16), (3, 12, 20)])
+def test_spin_and_zoom_turn_and_enlarge_signal_and_target_alike(make_image, patch, is_2d):
+    image = make_image(patch, is_2d=is_2d)
+    augment = Augmentation(spin=True, zoom=1.5)
+    patches = CellPatches([image], ["dna"], patch, flips=False, augment=augment)
+    before = np.array([patch[2], 1.0])
+    zooms, angles = [], []
+    for epoch in range(40):
+        sample = patches[epoch, 0]
+        after = slopes(sample, "x")
+        np.testing.assert_allclose(slopes(sample, "label"), -after, atol=0.01)
+        zooms.append(np.linalg.norm(before) / np.linalg.norm(after))
+        angles.append(np.arctan2(*after))
+    assert 0.66 < min(zooms) < 0.8
+    assert 1.2 < max(zooms) < 1.51
+    assert all(np.histogram(angles, 4, (-np.pi, np.pi))[0] > 3)
+
+
+def test_stretch_lengthens_along_one_axis_what_it_shortens_along_the_other(make_image):
+    augment = Augmentation(stretch=1.5)
+    patches = CellPatches([make_image(PATCH)], ["dna"], PATCH, flips=False, augment=augment)
+    factors = []
+    for epoch in range(30):
+        along_y, along_x = slopes(patches[epoch, 0], "x") / [PATCH[2], 1]
+        assert along_y * along_x == pytest.approx(1, abs=0.01)
+        factors.append(along_x)
+    assert 0.66 < min(factors) < 0.9
+    assert 1.1 < max(factors) < 1.51
+
+
+def test_planes_are_warped_as_scipy_does():
+    rng = np.random.default_rng(0)
+    planes, source = rng.normal(size=(1, 2, 12, 20)), np.array([[0.8, -0.5], [0.3, 1.1]])
+    backwards = source[::-1, ::-1]  # scipy's axes are Y X
+    middle = (np.array(planes.shape[2:]) - 1) / 2
+    shift = middle - backwards @ middle
+
+    def slow(plane):
+        return affine_transform(plane, backwards, shift, order=1, mode="grid-constant")
+
+    expected = np.stack([slow(plane) for plane in planes[0]])[None]
+    np.testing.assert_allclose(_warp(torch.from_numpy(planes), source, False), expected, atol=1e-9)
+    mask = _warp(torch.ones(1, 12, 20), source, True)[0].numpy()
+    np.testing.assert_array_equal(mask, slow(np.ones((12, 20))) > 0.999)
+    assert 0.2 < mask.mean() < 0.95
+
+
 def test_augmentation_that_cannot_be_is_refused(make_image):
-    with pytest.raises(ValueError, match=r"patches\.augment\.gain is 0.5; give 1 \(none\)"):
-        Augmentation(gain=0.5)
+    for name in ("zoom", "stretch", "gain"):
+        with pytest.raises(ValueError, match=rf"patches\.augment\.{name} is 0.5; give 1 \(none\)"):
+            Augmentation(**{name: 0.5})
     for name in ("jitter", "noise"):
         with pytest.raises(ValueError, match=rf"patches\.augment\.{name} is -1; give 0 \(none\)"):
             Augmentation(**{name: -1})
