@@ -65,11 +65,13 @@ class Recipe:
         bins: Pixels along Y and X that become one, of each structure.
         num_planes: What the planes of the signal are averaged to.
         options: Of `ssp train`.
+        averaged: Which predictions `ssp predict` averages.
     """
 
     bins: dict[str, int]
     num_planes: int
     options: str
+    averaged: str = ""
 
 
 RECIPES = {
@@ -111,6 +113,14 @@ RECIPES = {
         --training.batch-size 6 --training.learning-rate 3e-3 --training.warmup-epochs 0.1
         --training.final-lr-factor 0.02 --training.ema-decay 0.98
     """),
+    "spun": Recipe(SOMAS_COARSE, 13, """
+        --network.backbone.num-stages 2 --patches.augment.gain 2 --patches.augment.noise 0.5
+        --patches.augment.spin --patches.augment.zoom 1.5 --patches.augment.stretch 1.2
+        --network.mixture.experts.0.size 3 --network.mixture.experts.4.size 3
+        --patches.size 13 40 40 --patches.passes-per-epoch 1600
+        --training.batch-size 6 --training.learning-rate 2e-3 --training.warmup-epochs 0.05
+        --training.final-lr-factor 0.01 --training.ema-decay 0.99
+    """, "--tta"),
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
@@ -134,13 +144,14 @@ def main() -> None:
     runs = [
         kept(
             tried / f"seed-{seed}.json",
-            lambda seed=seed: train_and_score(tried, seed, chosen, targets, recipe.bins),
+            lambda seed=seed: train_and_score(tried, seed, chosen, targets, recipe),
         )
         for seed in options.seeds
     ]
     found = {
         "machine": machine(),
         "recipe": chosen,
+        "averaged": recipe.averaged,
         "bins": recipe.bins,
         "num_planes": recipe.num_planes,
         "seeds": options.seeds,
@@ -228,9 +239,10 @@ def write_crops(
 
 
 def train_and_score(
-    tried: Path, seed: int, chosen: list[str], targets: dict[str, np.ndarray], bins: dict[str, int]
+    tried: Path, seed: int, chosen: list[str], targets: dict[str, np.ndarray], recipe: Recipe
 ) -> dict[str, Any]:
     """Train a recipe with one seed and return its scores and what the commands needed."""
+    bins = recipe.bins
     run, scores = tried / f"run-{seed}", tried / f"scores-{seed}"
     cpu, data = ["--device", "cpu"], ["--data", tried / "data"]
     again = ["--resume"] if run.exists() else []
@@ -245,7 +257,7 @@ def train_and_score(
         )
         wanted = [name for name in TASKS if bins[name] == size]
         given = [run, signal, "--out", out, "--factor", "1", "1", "1", "--task", *wanted, *cpu]
-        commands[f"predict {' '.join(wanted)}"] = given
+        commands[f"predict {' '.join(wanted)}"] = [*given, *recipe.averaged.split()]
     found = {
         name: measure("-m", "ssp", name.split()[0], *given) for name, given in commands.items()
     }
