@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.terminal import note
 from core.tiling import TilePlan
 
 _FORM = re.compile(r"(\d+)/(\d+)")
@@ -49,7 +50,8 @@ class Shard:
     def of_process(cls) -> Shard | None:
         """Return the shard of a process that torchrun or `accelerate launch` started with others.
 
-        It computes on a GPU of its own, if there are any.
+        It computes on a GPU of its own, if there are any. Says so, as what a launcher set may be
+        left over.
         """
         told = [os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
         if not all(told) or told[-1] == "1":
@@ -59,7 +61,9 @@ class Shard:
         rank, local_rank, count = map(int, told)
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank % torch.cuda.device_count())
-        return cls(rank + 1, count)
+        shard = cls(rank + 1, count)
+        note(f"the environment says RANK {rank} of WORLD_SIZE {count}: this is shard {shard}")
+        return shard
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
