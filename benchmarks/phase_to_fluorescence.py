@@ -127,6 +127,10 @@ RECIPES = {
     "spun-long": Recipe(SOMAS_COARSE, 13, f"""
         {SPUN} --patches.passes-per-epoch 4000 --training.learning-rate 3e-3
     """, "--tta"),
+    "overlaid": Recipe(SOMAS_COARSE, 13, f"""
+        {SPUN} --patches.passes-per-epoch 4000 --training.learning-rate 3e-3
+        --patches.augment.overlay 0.5
+    """, "--tta"),
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
