@@ -57,7 +57,7 @@ SMALL_PATCHES = "--patches.augment.jitter 0.2 --training.warmup-epochs 0.05 "
 SPUN = """
     --network.backbone.num-stages 2
     --network.mixture.experts.0.size 3 --network.mixture.experts.4.size 3
-    --patches.size 13 40 40 --patches.augment.gain 2 --patches.augment.noise 0.5
+    --patches.size 13 40 40 --patches.augment.noise 0.5
     --patches.augment.spin --patches.augment.zoom 1.5 --patches.augment.stretch 1.2
     --training.batch-size 6 --training.warmup-epochs 0.05 --training.final-lr-factor 0.01
     --training.ema-decay 0.99
@@ -123,13 +123,15 @@ RECIPES = {
     """),
     "spun": Recipe(SOMAS_COARSE, 13, f"""
         {SPUN} --patches.passes-per-epoch 1600 --training.learning-rate 2e-3
+        --patches.augment.gain 2
     """, "--tta"),
     "spun-long": Recipe(SOMAS_COARSE, 13, f"""
         {SPUN} --patches.passes-per-epoch 4000 --training.learning-rate 3e-3
+        --patches.augment.gain 2
     """, "--tta"),
-    "overlaid": Recipe(SOMAS_COARSE, 13, f"""
-        {SPUN} --patches.passes-per-epoch 4000 --training.learning-rate 3e-3
-        --patches.augment.overlay 0.5
+    "brief": Recipe(SOMAS_COARSE, 13, f"""
+        {SPUN} --patches.passes-per-epoch 800 --training.learning-rate 2e-3
+        --patches.augment.gain 3 --patches.augment.overlay 0.5
     """, "--tta"),
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
