@@ -133,6 +133,9 @@ RECIPES = {
         {SPUN} --patches.passes-per-epoch 800 --training.learning-rate 2e-3
         --patches.augment.gain 3 --patches.augment.overlay 0.5
     """, "--tta"),
+    "spun-without-gain": Recipe(SOMAS_COARSE, 13, f"""
+        {SPUN} --patches.passes-per-epoch 1600 --training.learning-rate 2e-3
+    """, "--tta"),
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
