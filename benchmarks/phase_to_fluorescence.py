@@ -40,7 +40,7 @@ import tifffile
 from machine import machine
 from resident import measure
 from ridge import features, fit_best, pearson
-from scipy.ndimage import zoom
+from scipy.ndimage import gaussian_filter, zoom
 
 from core.files import read_json, write_json
 
@@ -74,12 +74,15 @@ class Recipe:
         num_planes: What the planes of the signal are averaged to.
         options: Of `ssp train`.
         averaged: Which predictions `ssp predict` averages.
+        blur: Standard deviation of the Gaussian that targets are blurred with for training, in
+            pixels; signal and targets are aligned within 6.
     """
 
     bins: dict[str, int]
     num_planes: int
     options: str
     averaged: str = ""
+    blur: float = 0.0
 
 
 RECIPES = {
@@ -136,6 +139,9 @@ RECIPES = {
     "spun-without-gain": Recipe(SOMAS_COARSE, 13, f"""
         {SPUN} --patches.passes-per-epoch 1600 --training.learning-rate 2e-3
     """, "--tta"),
+    "smooth": Recipe(SOMAS_COARSE, 13, f"""
+        {SPUN} --patches.passes-per-epoch 1600 --training.learning-rate 2e-3
+    """, "--tta", 8),
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
@@ -167,6 +173,7 @@ def main() -> None:
         "machine": machine(),
         "recipe": chosen,
         "averaged": recipe.averaged,
+        "blur": recipe.blur,
         "bins": recipe.bins,
         "num_planes": recipe.num_planes,
         "seeds": options.seeds,
@@ -244,9 +251,12 @@ def write_crops(
         for task, target in targets.items():
             size = recipe.bins[task]
             paths = [folder / f"{name}-signal-{size}.tif", folder / f"{name}-{task}.tif"]
-            for path, image, axes in zip(paths, (signal_ZYX, target), ("ZYX", "YX"), strict=True):
+            shown = cut(target) if split == "test" else gaussian_filter(cut(target), recipe.blur)
+            for path, image, axes in zip(
+                paths, (cut(signal_ZYX), shown), ("ZYX", "YX"), strict=True
+            ):
                 tifffile.imwrite(
-                    path, binned(cut(image), size, recipe.num_planes), metadata={"axes": axes}
+                    path, binned(image, size, recipe.num_planes), metadata={"axes": axes}
                 )
             rows.append([*(path.name for path in paths), task, split])
     with (folder / "list.csv").open("w", newline="") as file:
