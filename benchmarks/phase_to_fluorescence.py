@@ -31,7 +31,7 @@ import csv
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,15 @@ class Recipe:
         options: Of `ssp train`.
         averaged: Which predictions `ssp predict` averages.
         blur: Standard deviation of the Gaussian that targets are blurred with for training, in
-            pixels; signal and targets are aligned within 6.
+            pixels, where it is not 0: signal and targets are aligned within 6, and axons are as
+            thin.
     """
 
     bins: dict[str, int]
     num_planes: int
     options: str
     averaged: str = ""
-    blur: float = 0.0
+    blur: dict[str, float] = field(default_factory=dict)
 
 
 RECIPES = {
@@ -141,7 +142,10 @@ RECIPES = {
     """, "--tta"),
     "smooth": Recipe(SOMAS_COARSE, 13, f"""
         {SPUN} --patches.passes-per-epoch 1600 --training.learning-rate 2e-3
-    """, "--tta", 8),
+    """, "--tta", dict.fromkeys(TASKS, 8)),
+    "smooth-axons": Recipe(SOMAS_COARSE, 13, f"""
+        {SPUN} --patches.passes-per-epoch 1600 --training.learning-rate 2e-3
+    """, "--tta", {"NFH": 8}),
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
@@ -251,7 +255,11 @@ def write_crops(
         for task, target in targets.items():
             size = recipe.bins[task]
             paths = [folder / f"{name}-signal-{size}.tif", folder / f"{name}-{task}.tif"]
-            shown = cut(target) if split == "test" else gaussian_filter(cut(target), recipe.blur)
+            shown = (
+                cut(target)
+                if split == "test"
+                else gaussian_filter(cut(target), recipe.blur.get(task, 0))
+            )
             for path, image, axes in zip(
                 paths, (cut(signal_ZYX), shown), ("ZYX", "YX"), strict=True
             ):
