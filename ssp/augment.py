@@ -32,9 +32,6 @@ class Augmentation:
             factor and of an offset, in standard deviations of the image.
         noise: Largest standard deviation of noise added to the signal, likewise; that of a patch
             is drawn evenly from 0 to this.
-        overlay: Probability of adding a second patch of the same image, changed in its own way,
-            signal to signal and target to target: so a network meets a cell on many backgrounds,
-            and beside others, where the images show it on few.
         gain: Signal and target are multiplied by one factor, whose logarithm is drawn evenly from
             minus to plus that of this: so a network learns that twice the contrast in transmitted
             light means twice the fluorescence, and follows to brighter cells than it has seen.
@@ -49,7 +46,6 @@ class Augmentation:
     stretch: float = 1.0
     jitter: float = 0.0
     noise: float = 0.0
-    overlay: float = 0.0
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -57,8 +53,6 @@ class Augmentation:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"patches.augment.{name} is {value}; give 0 (none) or more")
-        if not 0 <= self.overlay <= 1:
-            raise ValueError(f"patches.augment.overlay is {self.overlay}; give a probability, 0..1")
         for name in ("zoom", "stretch", "gain"):
             value = getattr(self, name)
             if not 1 <= value < math.inf:
@@ -103,10 +97,6 @@ class Augmentation:
     def draw_turns(self, rng: np.random.Generator) -> int:
         """Return by how many quarters a patch is turned, drawing nothing if it never is."""
         return int(rng.integers(4)) if self.quarter_turns else 0
-
-    def draw_overlay(self, rng: np.random.Generator) -> bool:
-        """Return whether another patch is added, drawing nothing if it never is."""
-        return bool(self.overlay) and bool(rng.random() < self.overlay)
 
     def draw_gain(self, rng: np.random.Generator) -> float:
         """Return the factor of a patch, drawing nothing if it is always 1."""

@@ -83,32 +83,20 @@ class CellPatches(Dataset[dict[str, Tensor]]):
             raise IndexError(f"patch {index} of {len(self)}")
         image = self.images[index]
         rng = np.random.default_rng((self.seed, epoch, index))
-        sample = self._draw_patch(image, rng)
-        if self.augment.draw_overlay(rng):
-            other = self._draw_patch(image, rng)
-            sample = {
-                "x": sample["x"] + other["x"],
-                "label": sample["label"] + other["label"],
-                "valid": sample["valid"] * other["valid"],
-            }
-        gain = self.augment.draw_gain(rng)
-        sample |= {name: gain * sample[name] for name in ("x", "label")}
-        return {**sample, "task": torch.tensor(self.task_names.index(image.task))}
-
-    def _draw_patch(self, image: Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return a random patch of an image, of the shapes of a sample, without a task."""
-        place = self._draw_place(image, rng)
+        place = self._draw(image, rng)
         axes_of_target = place[1:] if image.is_2d_target else place
         size_of_target = self.patch_size[1:] if image.is_2d_target else self.patch_size
         label, valid = _cut(image.target.open(), axes_of_target, size_of_target)
         x, is_inside = _cut(image.signal.open(), place, self.patch_size)
         x = self.augment.change_signal(x, is_inside, rng)
-        sample = self.augment.deform({"x": x, "label": label, "valid": valid}, rng)
+        gain = self.augment.draw_gain(rng)
+        sample = {"x": gain * x, "label": gain * label, "valid": valid}
+        sample = self.augment.deform(sample, rng)
         if turns := self.augment.draw_turns(rng):
             sample = {name: torch.rot90(value, turns, (-2, -1)) for name, value in sample.items()}
-        return sample
+        return {**sample, "task": torch.tensor(self.task_names.index(image.task))}
 
-    def _draw_place(self, image: Image, rng: np.random.Generator) -> list[tuple[int, int, bool]]:
+    def _draw(self, image: Image, rng: np.random.Generator) -> list[tuple[int, int, bool]]:
         """Return start, stop and whether to flip, for each axis of the signal."""
         place = []
         may_flip = (not image.is_2d_target, True, True)

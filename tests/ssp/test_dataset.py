@@ -191,29 +191,6 @@ def test_stretch_lengthens_along_one_axis_what_it_shortens_along_the_other(make_
     assert 1.1 < max(factors) < 1.51
 
 
-def test_an_overlaid_patch_is_the_sum_of_two(make_image):
-    image, augment = make_image((4, 12, 14)), Augmentation(overlay=0.5)
-    patches = CellPatches([image], ["dna"], PATCH, flips=False, augment=augment)
-    rises = []
-    for epoch in range(40):
-        sample = patches[epoch, 0]
-        assert torch.equal(sample["label"], -sample["x"])
-        along_y, along_x = slopes(sample, "x") / [14, 1]
-        assert along_y == pytest.approx(along_x)
-        rises.append(round(along_x))
-    assert {1, 2} == set(rises)
-    assert 10 < rises.count(2) < 30
-
-
-def test_pixels_of_an_overlaid_patch_count_where_both_do(make_image):
-    augment = Augmentation(overlay=1.0, spin=True)
-    patches = CellPatches([make_image((4, 12, 14))], ["dna"], PATCH, flips=False, augment=augment)
-    alone = CellPatches(patches.images, ["dna"], PATCH, augment=Augmentation(spin=True))
-    shares = [[of[epoch, 0]["valid"].mean() for epoch in range(20)] for of in (patches, alone)]
-    assert 0.3 < np.mean(shares[0]) < np.mean(shares[1]) - 0.02
-    np.testing.assert_allclose(slopes(patches[0, 0], "label"), -slopes(patches[0, 0], "x"), 1e-3)
-
-
 def test_planes_are_warped_as_scipy_does():
     rng = np.random.default_rng(0)
     planes, source = rng.normal(size=(1, 2, 12, 20)), np.array([[0.8, -0.5], [0.3, 1.1]])
@@ -238,8 +215,6 @@ def test_augmentation_that_cannot_be_is_refused(make_image):
     for name in ("jitter", "noise"):
         with pytest.raises(ValueError, match=rf"patches\.augment\.{name} is -1; give 0 \(none\)"):
             Augmentation(**{name: -1})
-    with pytest.raises(ValueError, match=r"patches\.augment\.overlay is 1.5; give a probability"):
-        Augmentation(overlay=1.5)
     turned = Augmentation(quarter_turns=True)
     with pytest.raises(ValueError, match=r"patches of 8 x 9 \(Y x X\) cannot be turned; give"):
         CellPatches([make_image((9, 12, 14))], ["dna"], (4, 8, 9), augment=turned)
