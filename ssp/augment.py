@@ -32,9 +32,6 @@ class Augmentation:
             factor and of an offset, in standard deviations of the image.
         noise: Largest standard deviation of noise added to the signal, likewise; that of a patch
             is drawn evenly from 0 to this.
-        gain: Signal and target are multiplied by one factor, whose logarithm is drawn evenly from
-            minus to plus that of this: so a network learns that twice the contrast in transmitted
-            light means twice the fluorescence, and follows to brighter cells than it has seen.
 
     Raises:
         ValueError: If a size is out of range.
@@ -46,14 +43,13 @@ class Augmentation:
     stretch: float = 1.0
     jitter: float = 0.0
     noise: float = 0.0
-    gain: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("jitter", "noise"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"patches.augment.{name} is {value}; give 0 (none) or more")
-        for name in ("zoom", "stretch", "gain"):
+        for name in ("zoom", "stretch"):
             value = getattr(self, name)
             if not 1 <= value < math.inf:
                 raise ValueError(f"patches.augment.{name} is {value}; give 1 (none) or more")
@@ -97,10 +93,6 @@ class Augmentation:
     def draw_turns(self, rng: np.random.Generator) -> int:
         """Return by how many quarters a patch is turned, drawing nothing if it never is."""
         return int(rng.integers(4)) if self.quarter_turns else 0
-
-    def draw_gain(self, rng: np.random.Generator) -> float:
-        """Return the factor of a patch, drawing nothing if it is always 1."""
-        return _draw_factor(self.gain, rng)
 
 
 def _draw_factor(largest: float, rng: np.random.Generator) -> float:

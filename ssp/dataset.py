@@ -89,9 +89,7 @@ class CellPatches(Dataset[dict[str, Tensor]]):
         label, valid = _cut(image.target.open(), axes_of_target, size_of_target)
         x, is_inside = _cut(image.signal.open(), place, self.patch_size)
         x = self.augment.change_signal(x, is_inside, rng)
-        gain = self.augment.draw_gain(rng)
-        sample = {"x": gain * x, "label": gain * label, "valid": valid}
-        sample = self.augment.deform(sample, rng)
+        sample = self.augment.deform({"x": x, "label": label, "valid": valid}, rng)
         if turns := self.augment.draw_turns(rng):
             sample = {name: torch.rot90(value, turns, (-2, -1)) for name, value in sample.items()}
         return {**sample, "task": torch.tensor(self.task_names.index(image.task))}
