@@ -243,23 +243,25 @@ def table(result: dict[str, Any]) -> str:
 def draw(
     predicted: dict[str, np.ndarray], targets: dict[str, np.ndarray], result: dict[str, Any]
 ) -> None:
-    """Draw the predictions, and how bright pixels are predicted that are so bright in truth."""
+    """Draw what was measured and predicted, and how bright pixels are predicted that are so bright."""
     from matplotlib.figure import Figure
 
-    plot = Figure(figsize=(10, 8.5), layout="constrained")
+    plot = Figure(figsize=(10, 12), layout="constrained")
     for column, name in enumerate(TASKS):
-        upper, lower = plot.add_subplot(2, 3, column + 1), plot.add_subplot(2, 3, column + 4)
-        low, high = np.percentile(predicted[name], (1, 99.7))
-        upper.imshow(predicted[name], cmap="gray", vmin=low, vmax=high)
-        upper.set(title=f"{name}, predicted", xticks=[], yticks=[])
         true = right_of(targets[name])
         true = (true - true.mean()) / true.std()
-        lower.hexbin(true.ravel(), predicted[name].ravel(), gridsize=40, bins="log", cmap="magma")
+        for row, what, image in ((0, "measured", true), (1, "predicted", predicted[name])):
+            low, high = np.percentile(image, (1, 99.7))
+            axes = plot.add_subplot(3, 3, 3 * row + column + 1)
+            axes.imshow(image, cmap="gray", vmin=low, vmax=high)
+            axes.set(title=f"{name}, {what}", xticks=[], yticks=[])
+        axes = plot.add_subplot(3, 3, 7 + column)
+        axes.hexbin(true.ravel(), predicted[name].ravel(), gridsize=40, bins="log", cmap="magma")
         score, ridge = pearson(predicted[name], true), result["ridge"][name]["pearson"]
-        lower.set(title=f"r {score:.2f} (ridge {ridge:.2f})", xlabel="measured, z-score")
+        axes.set(title=f"r {score:.2f} (ridge {ridge:.2f})", xlabel="measured, z-score")
         if not column:
-            lower.set_ylabel("predicted, z-score")
-    plot.savefig(PICTURE, dpi=90)
+            axes.set_ylabel("predicted, z-score")
+    plot.savefig(PICTURE, dpi=80)
 
 
 if __name__ == "__main__":
