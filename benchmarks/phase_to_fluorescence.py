@@ -243,7 +243,7 @@ def table(result: dict[str, Any]) -> str:
 def draw(
     predicted: dict[str, np.ndarray], targets: dict[str, np.ndarray], result: dict[str, Any]
 ) -> None:
-    """Draw what was measured and predicted, and how bright pixels are predicted that are so bright."""
+    """Draw what was measured and predicted, beside each other and against each other."""
     from matplotlib.figure import Figure
 
     plot = Figure(figsize=(10, 12), layout="constrained")
