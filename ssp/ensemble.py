@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from ssp.mapping import OneChannel
 from ssp.model import CellModel, load_model
 from ssp.networks.registry import for_task
 
-_SAME = ("tasks", "tile", "multiple", "voxel_size_um", "target", "num_layers")
+_SAME = ("tasks", "voxel_size_um", "target", "num_layers")  # fields of a model
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,26 +46,47 @@ class Ensemble:
         return self.config.plane_views
 
     @property
-    def number(self) -> int:
-        """How many members there are."""
+    def num_members(self) -> int:
+        """How many predictions are averaged."""
         return self.config.mc_samples * len(self.models) * len(self.views)
 
     @property
     def noise(self) -> Mapping[str, float]:
-        """What samples are drawn with; {} for the networks themselves."""
+        """What samples are drawn with, by default as the first was trained; {} for no samples."""
         recipe = self.model.recipe
         return self.config.noise(recipe.network.backbone.dropout if recipe else 0.0)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return all that their predictions depend on."""
-        return {
+        settings = {
             "checkpoint_sha256": self.model.sha256,
-            "ensemble_sha256": [model.sha256 for model in self.models[1:]],
-            "tta_views": len(self.views),
             "mc_samples": self.config.mc_samples,
             **self.noise,
         }
+        if len(self.models) > 1:
+            settings["ensemble_sha256"] = [model.sha256 for model in self.models[1:]]
+        if len(self.views) > 1:
+            settings["tta_views"] = len(self.views)
+        return settings
+
+    def check_facts(self, tasks: Iterable[str]) -> None:
+        """Refuse tasks whose intensities in training are not known, or differ between the runs.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        for model in self.models:
+            if unknown := [task for task in tasks if task not in model.facts]:
+                raise ValueError(
+                    f"{model.path} does not tell the intensities of {', '.join(unknown)} in "
+                    "training; leave out --original-scale"
+                )
+            if other := [task for task in tasks if model.facts[task] != self.model.facts[task]]:
+                raise ValueError(
+                    f"{model.path} was trained on other intensities of {', '.join(other)} than "
+                    f"{self.model.path}; leave out --original-scale"
+                )
 
     def members(self, task: str, start: int, stop: int) -> list[Member]:
         """Return the members start..stop for a task: tiles (N, Z, Y, X) to (N, 1, *S)."""
@@ -105,11 +126,15 @@ def load_ensemble(run: Path, config: MemberConfig) -> Ensemble:
     check_distinct(paths, [model.sha256 for model in models])
     for path, model in zip(paths, models, strict=True):
         config.check_mixtures(path, model.network)
-        for name in _SAME:
-            found, wanted = getattr(model, name), getattr(models[0], name)
-            if found != wanted:
-                raise ValueError(
-                    f"{path} has {name.replace('_', ' ')} {found} and {run} has {wanted}; the runs "
-                    "of an ensemble must see images alike: leave it out or predict with it alone"
-                )
+        pairs = {name: (getattr(model, name), getattr(models[0], name)) for name in _SAME}
+        differences = [
+            f"{name.replace('_', ' ')} {found} and not {wanted}"
+            for name, (found, wanted) in pairs.items()
+            if found != wanted
+        ]
+        if differences:
+            raise ValueError(
+                f"{path} has {', '.join(differences)} as {run} has; the runs of an ensemble must "
+                "see images alike: leave it out or predict with it alone"
+            )
     return Ensemble(config, models)

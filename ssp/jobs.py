@@ -58,7 +58,7 @@ class Job:
         stack: Where it is read.
         channel: Index of its channel.
         out_shape: (Z, Y, X) after resampling.
-        is_plane: Whether it is stored as (Y, X), as one plane for all planes of its signal.
+        is_plane: Whether it is stored as (Y, X): a target of one plane, for all of its signal's.
         source_voxel_size_um: (Z, Y, X), or None if unknown.
     """
 
@@ -97,11 +97,10 @@ def plan_pairs(
         factors = resampling.factors(signal)
         voxel_size_um = resampling.source_voxel_size or signal.voxel_size_um
         pair = []
-        for source, stack, channel in (
-            (row.signal, signal, row.signal_channel),
-            (row.target, target, row.target_channel),
+        for source, stack, channel, is_plane in (
+            (row.signal, signal, row.signal_channel, False),
+            (row.target, target, row.target_channel, target.shape[1] == 1),
         ):
-            is_plane = stack.shape[1] != signal.shape[1]
             index, shape = stack.find_channel(channel), resampled_shape(stack.shape[1:], factors)
             key = _key(source, index, shape, is_plane, resampling.order, axes)
             pair.append(Job(key, stack, index, shape, is_plane, voxel_size_um))

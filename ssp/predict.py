@@ -144,6 +144,7 @@ class _Job:
         """Return what a prediction says about itself."""
         return {
             "checkpoint": str(self.model.path.resolve()),
+            "ensemble": [str(model.path.resolve()) for model in self.ensemble.models[1:]],
             "input": str(self.source.stack.path.resolve()),
             "shape": list(self.source.shape),
             "voxel_size_um": self.source.voxel_size_um,
@@ -159,19 +160,15 @@ class _Job:
             ValueError: If the image, the samples or the scale do not fit the model.
         """
         if self.ensemble.noise:
-            self.field.check_samples(self.model.multiple)
-        unknown = [task for task in tasks if task not in self.model.facts]
-        if self.original_scale and unknown:
-            raise ValueError(
-                f"{self.model.path} does not tell the intensities of {', '.join(unknown)} in "
-                "training; leave out --original-scale"
-            )
+            self.field.check_samples(max(model.multiple for model in self.ensemble.models))
+        if self.original_scale:
+            self.ensemble.check_facts(tasks)
 
     def introduce(self) -> None:
         """Say what is about to be done."""
         before, after = (" x ".join(map(str, s)) for s in (self.source.shape, self.field.shape))
         resampled = "" if before == after else f", resampled to {after}"
-        number = self.ensemble.number
+        number = self.ensemble.num_members
         averaged = f", mean of {number} predictions" if number > 1 else ""
         note(
             f"{self.source.stack.path.name}: {before} voxels{resampled}, on {self.device}{averaged}"
@@ -179,7 +176,7 @@ class _Job:
 
     def check_space(self, out: Path) -> None:
         """Refuse a disk too small for the files under way and one task's output."""
-        num_maps = min(self.ensemble.number, 2)
+        num_maps = min(self.ensemble.num_members, 2)
         resampled, written = (4 * int(np.prod(s)) for s in (self.field.shape, self.source.shape))
         check_space(out, resampled * (1 + 2 * num_maps) + 2 * written)
 
@@ -192,7 +189,7 @@ class _Job:
         with progress(name, prediction.num_tiles, "tiles") as advance:
             moments = prediction.run(advance)
         volumes = moments[:, None] if self.field.is_map else moments
-        maps = mean_and_spread(volumes, self.ensemble.number)
+        maps = mean_and_spread(volumes, self.ensemble.num_members)
         middle = volumes.shape[1] // 2
         seen = [read(middle, middle + 1)[0] for read in maps.values()]
         planes = [np.asarray(signal[len(signal) // 2]), *seen]
@@ -237,7 +234,8 @@ def _find_missing(
         record = _record(out, name.removesuffix("-uncertainty"))
         if record.exists():
             stored = read_json(record).get("settings", {})
-            changed = [key for key in settings if stored.get(key) != settings[key]]
+            names = dict.fromkeys([*settings, *stored])
+            changed = [name for name in names if stored.get(name) != settings.get(name)]
             found = f"was predicted with other {', '.join(changed)}"
         else:
             changed, found = name in tasks, "is of unknown origin"

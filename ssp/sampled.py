@@ -52,7 +52,7 @@ class Prediction:
     @property
     def num_tiles(self) -> int:
         """Tiles of all members."""
-        return int(np.prod(self.field.plan.grid)) * self.ensemble.number
+        return int(np.prod(self.field.plan.grid)) * self.ensemble.num_members
 
     def run(self, advance: Callable[[int], object]) -> np.ndarray:
         """Predict what is missing; return the moments, mapped from a file.
@@ -61,10 +61,10 @@ class Prediction:
             float32 (1, *S), the prediction, or (2, *S) of several members: their mean and the sum
             of their squared distances from it.
         """
-        stops = [*range(MEMBERS_PER_PASS, self.ensemble.number, MEMBERS_PER_PASS)]
-        stops.append(self.ensemble.number)
+        stops = [*range(MEMBERS_PER_PASS, self.ensemble.num_members, MEMBERS_PER_PASS)]
+        stops.append(self.ensemble.num_members)
         start = max((stop for stop in stops if self._path(stop).exists()), default=0)
-        advance(start * self.num_tiles // self.ensemble.number)
+        advance(start * self.num_tiles // self.ensemble.num_members)
         for stop in (stop for stop in stops if stop > start):
             self._pass(start, stop, advance)
             start = stop
@@ -112,7 +112,7 @@ class Prediction:
         if journal.load() is not None and partial.exists():
             return np.load(partial, mmap_mode="r+")
         journal.remove()
-        shape = (min(self.ensemble.number, 2), *self.field.plan.shape)
+        shape = (min(self.ensemble.num_members, 2), *self.field.plan.shape)
         return np.lib.format.open_memmap(partial, "w+", np.float32, shape)
 
     def _path(self, stop: int, suffix: str = "npy") -> Path:

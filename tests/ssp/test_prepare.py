@@ -183,8 +183,8 @@ def test_a_single_plane_may_be_the_signal_too(files, tmp_path):
         )
     prepare((tmp_path,), out=tmp_path / "data")
     image = open_data(tmp_path / "data").images[0]
-    assert not image.is_2d_target
-    assert image.signal.shape == image.target.shape == (1, 10, 15)
+    assert image.is_2d_target
+    assert (image.signal.shape, image.target.shape) == ((1, 10, 15), (10, 15))
 
 
 def test_several_times_of_one_file_are_several_images(files, tmp_path):
