@@ -128,9 +128,14 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
         yield advance
 
 
-def note(message: str) -> None:
-    """Write one line to stderr; of several processes that do the same, the first alone speaks."""
-    if is_first_process():
+def note(message: str, is_of_each: bool = False) -> None:
+    """Write one line to stderr; of several processes that do the same, the first alone speaks.
+
+    Args:
+        message: The line.
+        is_of_each: Whether every process speaks, as each has something of its own to say.
+    """
+    if is_of_each or is_first_process():
         _say(message)
 
 

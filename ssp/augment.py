@@ -22,11 +22,13 @@ class Augmentation:
 
     Args:
         quarter_turns: Whether signal and target are turned in their planes by 0 to 3 quarters.
-        spin: Whether they are turned in their planes by any angle; what then shows what is outside
-            the patch does not count. This, `zoom` and `stretch` interpolate linearly.
+        spin: Whether they are turned in their planes by any angle. This, `zoom` and `stretch` act
+            about the middle of the patch and interpolate linearly, what `noise` added included;
+            where they show what is outside the patch, the signal is 0 and the target does not
+            count.
         zoom: Signal and target are enlarged in their planes by a factor whose logarithm is drawn
             evenly from minus to plus that of this: for cells of other sizes.
-        stretch: Likewise, but longer along one direction as they get shorter along the other: for
+        stretch: Likewise, but longer along X as they get shorter along Y, or the reverse: for
             cells of other shapes.
         jitter: Of the signal's contrast and brightness: standard deviation of the logarithm of a
             factor and of an offset, in standard deviations of the image.

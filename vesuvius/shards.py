@@ -62,7 +62,8 @@ class Shard:
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank % torch.cuda.device_count())
         shard = cls(rank + 1, count)
-        note(f"the environment says RANK {rank} of WORLD_SIZE {count}: this is shard {shard}")
+        cause = f"the environment says RANK {rank} of WORLD_SIZE {count}"
+        note(f"{cause}: this is shard {shard}", is_of_each=True)
         return shard
 
     def __str__(self) -> str:
