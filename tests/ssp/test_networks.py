@@ -46,6 +46,13 @@ def test_parameter_counts_are_the_known_ones(name, millions, millions_5):
         assert float(f"{count:.{9 if name == 'repmode' else 4}g}") == known
 
 
+def test_repmode_merged_for_one_task_has_the_known_parameters():
+    plain = for_task(build_network(METHODS["repmode"], 12), 3)
+    weights = sum(parameter.numel() for parameter in plain.parameters() if parameter.ndim > 1)
+    biases = sum(parameter.numel() for parameter in plain.parameters() if parameter.ndim == 1)
+    assert weights + 2 * biases == 100_152_768  # each bias holds scale and shift of a batch norm
+
+
 def test_one_network_of_multi_net_has_the_parameters_of_one_unet():
     for kernel_size, millions in ((3, 23.28), (5, 100.16)):
         with torch.device("meta"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssp.lists import SPLITS, Row, Source
+from ssp.lists import SPLITS, Row, Source, read_lists
 from ssp.split import draw_split, split_rows, split_tasks
 from ssp.tasks import STRUCTURES
 
@@ -50,6 +50,23 @@ def test_the_official_lists_give_628_70_and_233_images():
     assert {sizes(members[task]) for task in members} == {(54, 6, 20), (34, 4, 13)}
     totals = np.sum([sizes(m) for m in members.values()], axis=0)
     assert totals.tolist() == [628, 70, 233]
+
+
+def test_lists_of_the_official_form_give_the_same(tmp_path):
+    lists = []
+    for task, images in official_lists().items():
+        lines = ["path_czi,channel_signal,channel_target"]
+        for image in images:
+            path = tmp_path / f"{image.replace('/', '-')}.czi"
+            path.touch()
+            lines.append(f"{path.name},0,{len(lists)}")
+        lists.append(tmp_path / f"{task}.csv")
+        lists[-1].write_text("\n".join(lines))
+    rows = split_rows(read_lists(lists), 0.25, 0.1, 42, ("dna",))
+    splits = [row.split for row in rows]
+    assert [splits.count(name) for name in ("train", "val", "test")] == [628, 70, 233]
+    of_dna = [row.split for row in rows if row.task == "dna"]
+    assert [of_dna.count(name) for name in ("train", "val", "test")] == [54, 6, 20]
 
 
 def test_no_image_trains_one_task_and_tests_another():
