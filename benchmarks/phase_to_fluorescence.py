@@ -13,8 +13,9 @@ structure is an image of its own with one label. Then `ssp prepare`, `ssp train`
 z-scores included.
 
 Training is one epoch, so that no network is chosen by a score. But the recipe is the last of
-twelve, and the scores of each on the right half were known when the next was fixed: they are in the
-result file under "earlier", with the options they had, some of which the program has no more.
+twelve, and the scores of each on the right half were known when the next was fixed. The others are
+in results/phase_to_fluorescence_earlier.json, with the options they had, some of which the program
+has no more; patches of the first five were flipped along Z, too.
 
 The ridge regression (`benchmarks/ridge.py`) is fitted on the same left half, at full resolution and
 in all its pixels. Scores are taken at full resolution, predictions enlarged linearly.
@@ -39,7 +40,7 @@ from resident import measure
 from ridge import features, fit_best, pearson
 from scipy.ndimage import gaussian_filter, zoom
 
-from core.files import read_json, write_json
+from core.files import atomic_dir, read_json, write_json
 
 TASKS = ("DAPI", "MAP2", "NFH")
 PUBLISHED = {"DAPI": 0.71, "MAP2": 0.77, "NFH": 0.45}  # of a ridge regression, given with the data
@@ -58,6 +59,7 @@ OPTIONS = """
     --training.warmup-epochs 0.05 --training.final-lr-factor 0.01 --training.ema-decay 0.99
     --training.weight-decay 0.01 --training.clip-norm 1
 """
+RECIPE = {"bins": BINS, "blur_px": BLUR, "options": OPTIONS.split()}
 RESULTS = Path(__file__).parent / "results" / "phase_to_fluorescence.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "phase_to_fluorescence.png"
 
@@ -70,9 +72,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     options = parser.parse_args()
     work = options.work
+    check_recipe(work / "recipe.json")
     signal_ZYX, targets = read_field(options.folder)
     if not (work / "crops").exists():
-        write_crops(work / "crops", signal_ZYX, targets)
+        with atomic_dir(work / "crops") as partial:
+            write_crops(partial, signal_ZYX, targets)
     prepared = ["prepare", work / "crops", "--factor", "1", "1", "1", "--out", work / "data"]
     measure("-m", "ssp", *prepared)
     runs = [
@@ -86,18 +90,24 @@ def main() -> None:
         "gap_px": GAP,
         "published_ridge": PUBLISHED,
         "ridge": kept(work / "ridge.json", lambda: score_ridge(signal_ZYX, targets)),
-        "bins": BINS,
-        "blur_px": BLUR,
-        "options": OPTIONS.split(),
+        **RECIPE,
         "seeds": options.seeds,
         "repmode": {name: spread([run["pearson"][name] for run in runs]) for name in TASKS},
         "mean_map": {name: pearson(means[name], right_of(targets[name])) for name in TASKS},
         "runs": runs,
-        "earlier": read_json(RESULTS)["earlier"],
     }
+    result["markdown"] = table(result)
     write_json(RESULTS, result)
     draw(means, targets, result)
-    print(table(result))
+    print(result["markdown"])
+
+
+def check_recipe(path: Path) -> None:
+    """Refuse a folder whose runs are of another recipe; a new one is of this."""
+    if not path.exists():
+        write_json(path, RECIPE)
+    elif read_json(path) != RECIPE:
+        raise SystemExit(f"{path.parent} holds runs of another recipe; choose another --work")
 
 
 def kept(path: Path, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -228,15 +238,18 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """Return the correlations as a Markdown table."""
-    rows = {"ridge, published": PUBLISHED}
-    rows["ridge, here"] = {name: result["ridge"][name]["pearson"] for name in TASKS}
-    for what in ("lowest", "mean", "highest"):
-        row = {name: result["repmode"][name][what] for name in TASKS}
-        rows[f"RepMode, {what} of {len(result['seeds'])} seeds"] = row
-    rows["RepMode, mean map of all seeds"] = result["mean_map"]
+    found, num_seeds = result["repmode"], len(result["seeds"])
+    ridge = {name: result["ridge"][name]["pearson"] for name in TASKS}
+    rows: dict[str, list[str]] = {
+        "ridge regression, as published with the field": [f"{PUBLISHED[n]:.2f}" for n in TASKS],
+        "ridge regression, here": [f"{ridge[n]:.2f}" for n in TASKS],
+        f"RepMode, mean of {num_seeds} seeds (lowest to highest)": [
+            "{mean:.2f} ({lowest:.2f} to {highest:.2f})".format(**found[name]) for name in TASKS
+        ],
+        f"RepMode, mean map of the {num_seeds}": [f"{result['mean_map'][n]:.2f}" for n in TASKS],
+    }
     lines = [f"| way | {' | '.join(TASKS)} |", "|---|---|---|---|"]
-    for way, scores in rows.items():
-        lines.append(f"| {way} | {' | '.join(f'{scores[name]:.2f}' for name in TASKS)} |")
+    lines += [f"| {way} | {' | '.join(scores)} |" for way, scores in rows.items()]
     return "\n".join(lines)
 
 

@@ -25,3 +25,12 @@ def test_the_tables_of_the_paper_are_what_is_stored(name):
 def test_the_figures_are_shown(name):
     assert f"images/ssp_{name}.png" in PAGE
     assert (REPOSITORY / "docs" / "images" / f"ssp_{name}.png").is_file()
+
+
+def test_the_scores_of_the_real_field_are_those_stored():
+    record = json.loads((RESULTS / "phase_to_fluorescence.json").read_text(encoding="utf-8"))
+    told = record["markdown"].splitlines()
+    assert [line for line in told if line.replace("**", "") not in PAGE.replace("**", "")] == []
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    r = [f"{value:.2f}" for value in record["mean_map"].values()]
+    assert "with r {}, {} and {} (mean map of four runs".format(*r) in readme

@@ -142,6 +142,16 @@ def test_the_original_scale_is_that_of_the_training_targets(run, stack, tmp_path
     np.testing.assert_allclose(written(tmp_path / "original"), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_an_ome_zarr_is_predicted_as_the_same_tiff(zarr_format, run, stack, files, tmp_path):
+    voxels = tifffile.imread(stack)
+    path = tmp_path / "stack.ome.zarr"
+    files.write_ome_zarr(path, voxels, "zyx", (0.29,) * 3, zarr_format=zarr_format)
+    for image in (stack, path):
+        predict(run, image, out=tmp_path / image.suffix, task=("dna",), device="cpu")
+    np.testing.assert_array_equal(written(tmp_path / ".tif"), written(tmp_path / ".zarr"))
+
+
 def test_ome_zarr_holds_what_ome_tiff_does(run, stack, tmp_path):
     usual = {"task": ("dna",), "device": "cpu"}
     predict(run, stack, out=tmp_path / "tiff", **usual)
