@@ -14,7 +14,7 @@ Shape legend: N tiles, M members, C channels, S spatial axes ending in Y X.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,6 +119,21 @@ class Member(nn.Module):
             seen = [self.view.box(corner, tile) for corner in corners]
             place(self.network, [corner for corner, _ in seen], seen[0][1])
         return self.view.undo(self.network(self.view.apply(tiles)))
+
+
+def make_members(
+    indices: range, views: Sequence[View], make_network: Callable[[int], nn.Module]
+) -> list[Member]:
+    """Return members by their indices, counted network by network and for each view by view.
+
+    Args:
+        indices: With 8 views, 8 to 15 are those of network 1.
+        views: How each network looks at a tile.
+        make_network: Makes a network of its number; called once for each.
+    """
+    numbers = dict.fromkeys(index // len(views) for index in indices)
+    networks = {number: make_network(number) for number in numbers}
+    return [Member(networks[i // len(views)], views[i % len(views)]) for i in indices]
 
 
 def predictor(

@@ -12,7 +12,7 @@ from torch import nn
 
 from core.samples import MemberConfig, check_distinct
 from core.stochastic import draw_sample
-from core.uncertainty import Member, View
+from core.uncertainty import Member, View, make_members
 from ssp.mapping import OneChannel
 from ssp.model import CellModel, load_model
 from ssp.networks.registry import for_task
@@ -90,14 +90,9 @@ class Ensemble:
 
     def members(self, task: str, start: int, stop: int) -> list[Member]:
         """Return the members start..stop for a task: tiles (N, Z, Y, X) to (N, 1, *S)."""
-        networks: dict[int, nn.Module] = {}
-        members = []
-        for index in range(start, stop):
-            number, view = divmod(index, len(self.views))
-            if number not in networks:
-                networks[number] = OneChannel(self._network(number, task))
-            members.append(Member(networks[number], self.views[view]))
-        return members
+        return make_members(
+            range(start, stop), self.views, lambda number: OneChannel(self._network(number, task))
+        )
 
     def _network(self, number: int, task: str) -> nn.Module:
         """Return the network of a task: for 2 models, numbers 0 1 2 3 ask models 0 1 0 1.

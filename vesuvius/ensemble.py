@@ -13,7 +13,7 @@ from core.deploy import specialize
 from core.samples import DEFAULT_DROPOUT, MemberConfig, check_distinct
 from core.stochastic import draw_sample
 from core.terminal import note
-from core.uncertainty import Member, View, with_reversed, with_shifts
+from core.uncertainty import Member, View, make_members, with_reversed, with_shifts
 from vesuvius.inkmap import InkModel, InkProbability, Window, load_model
 
 NETWORKS_PER_PASS = 8  # in the memory of the device
@@ -115,14 +115,11 @@ class Ensemble:
         Raises:
             ValueError: If a model does not know the task.
         """
-        networks: dict[int, nn.Module] = {}
-        members = []
-        for index in range(start, stop):
-            number, view = divmod(index, len(self.views))
-            if number not in networks:
-                networks[number] = InkProbability(self._network(number, task), window)
-            members.append(Member(networks[number], self.views[view]))
-        return members
+        return make_members(
+            range(start, stop),
+            self.views,
+            lambda number: InkProbability(self._network(number, task), window),
+        )
 
     def _network(self, number: int, task: str) -> nn.Module:
         """Return the plain network of a task: for 2 models, numbers 0 1 2 3 ask models 0 1 0 1.

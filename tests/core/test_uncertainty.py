@@ -19,6 +19,7 @@ from core.uncertainty import (
     ProbabilityMoments,
     View,
     binary_entropy,
+    make_members,
     plane_views,
     predictor,
     with_reversed,
@@ -205,3 +206,18 @@ def test_a_predictor_puts_its_networks_into_evaluation_mode():
     tiles = np.random.default_rng(0).random((2, 1, 4, 4), np.float32)
     predict = predictor([Member(network)], "cpu")
     np.testing.assert_allclose(predict(tiles, [(0, 0)] * 2), tiles, rtol=1e-4)
+
+
+def test_members_are_counted_network_by_network_and_each_network_is_made_once():
+    made = []
+
+    def make_network(number):
+        made.append(number)
+        return nn.Identity()
+
+    views = plane_views()
+    members = make_members(range(6, 18), views, make_network)
+    assert made == [0, 1, 2]
+    assert [member.view for member in members] == [*views[6:], *views, *views[:2]]
+    assert len({id(member.network) for member in members}) == 3
+    assert members[1].network is not members[2].network is members[9].network
