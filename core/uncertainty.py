@@ -47,7 +47,8 @@ class View:
         if self.layers:
             x = x[..., slice(*self.layers), :, :]
         axes = [axis for axis, is_set in ((-3, self.is_reversed), (-1, self.is_mirrored)) if is_set]
-        return torch.rot90(x.flip(axes), self.turns, (-2, -1))
+        x = x.flip(axes) if axes else x  # each copies, also where nothing moves
+        return torch.rot90(x, self.turns, (-2, -1)) if self.turns else x
 
     def undo(self, predicted: Tensor) -> Tensor:
         """Return predictions of such tiles, volumes (N, C, Z, Y, X) or maps (N, C, Y, X), as seen.
@@ -56,7 +57,8 @@ class View:
         """
         is_reversed = self.is_reversed and predicted.ndim == 5
         axes = [axis for axis, is_set in ((-3, is_reversed), (-1, self.is_mirrored)) if is_set]
-        return torch.rot90(predicted, -self.turns, (-2, -1)).flip(axes)
+        turned = torch.rot90(predicted, -self.turns, (-2, -1)) if self.turns else predicted
+        return turned.flip(axes) if axes else turned
 
     def box(self, corner: Corner, tile: Corner) -> tuple[Corner, Corner]:
         """Return corner and size of a tile in the field as this view shows it.
@@ -147,11 +149,12 @@ def predictor(
         dtype: Precision of autocast; float32 switches it off.
     """
     placed = [member.to(device).eval() for member in members]
-    return torch_predictor(
-        lambda tiles, corners: torch.cat([member(tiles, corners) for member in placed], 1),
-        device,
-        dtype,
-    )
+
+    def predict_all(tiles: Tensor, corners: Sequence[Corner]) -> Tensor:
+        predicted = [member(tiles, corners) for member in placed]
+        return predicted[0] if len(predicted) == 1 else torch.cat(predicted, 1)
+
+    return torch_predictor(predict_all, device, dtype)
 
 
 @dataclass
