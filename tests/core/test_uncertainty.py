@@ -221,3 +221,9 @@ def test_members_are_counted_network_by_network_and_each_network_is_made_once():
     assert [member.view for member in members] == [*views[6:], *views, *views[:2]]
     assert len({id(member.network) for member in members}) == 3
     assert members[1].network is not members[2].network is members[9].network
+
+
+def test_the_plain_view_copies_nothing():
+    x = torch.zeros(1, 4, 6, 8)
+    assert View().apply(x) is x
+    assert View().undo(x) is x
