@@ -151,7 +151,6 @@ def binned(image: np.ndarray, size: int) -> np.ndarray:
 
 def write_crops(folder: Path, signal_ZYX: np.ndarray, targets: dict[str, np.ndarray]) -> None:
     """Write the crops and their list, a row for each structure of each crop."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [["path_signal", "path_target", "task", "split"]]
     for name, split, cut in (
         ("left", "train", lambda image: left_of(image)[..., : -VALIDATED - GAP, :]),

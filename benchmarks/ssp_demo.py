@@ -1,6 +1,8 @@
 """How long `ssp demo` takes, and what its network reaches on cells it has not seen.
 
-python benchmarks/ssp_demo.py --work FOLDER        continued if FOLDER holds a part of it
+    python benchmarks/ssp_demo.py --work FOLDER
+
+FOLDER must be new: a demo that is continued says little of its time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for the demo")
     out = parser.parse_args().work
+    if out.exists():
+        raise SystemExit(f"{out} exists; choose another --work, so that all of the demo is timed")
     demo(out)
     seconds = read_json(out / "times.json")
     result = {

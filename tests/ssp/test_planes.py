@@ -20,8 +20,8 @@ from ssp.train import train
 from tests.ssp.cells import prepared, tiny_recipe
 
 
-def plane_recipe(method: str = "repmode") -> CellRecipe:
-    recipe = tiny_recipe(method, epochs=1)
+def plane_recipe() -> CellRecipe:
+    recipe = tiny_recipe(epochs=1)
     backbone = replace(recipe.network.backbone, target="plane")
     patches = replace(recipe.patches, size=(1, 16, 16))
     return replace(recipe, network=replace(recipe.network, backbone=backbone), patches=patches)
